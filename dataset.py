@@ -1,0 +1,583 @@
+"""From files on disk to slices, subject-wise splits and LR/HR batches.
+
+Reads pictures (png, jpeg, tiff, bmp) and volumes, knows whose slice it is, splits by subject,
+keeps all slices in one uint8 file and degrades them: the same functions for training,
+evaluation and figures.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from utils import DataError, atomic_write, reason, say
+
+SCALE = 4
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+VOLUMES = (".nii", ".nii.gz", ".mgz", ".mgh", ".img")
+DEGRADATIONS = ("bicubic", "bilinear", "bilinear-plain", "kspace")
+MIXED = (0.4, 0.2, 0.2, 0.2)  # share of each of them in training with --degradation mixed
+MAX_PIXELS = 2**27  # a picture or slice beyond this is refused before its pixels are read
+
+# --- degradation: HR slice -> LR slice ------------------------------------------------------------
+
+
+@lru_cache(maxsize=256)
+def axis_matrix(name: str, size: int, device: str = "cpu") -> torch.Tensor:
+    """The degradation along one axis as a matrix, float32 (k, size / 4, size).
+
+    Every degradation here is linear and separable, so LR = A_h HR A_w^T. k is 1; for `kspace` it is
+    2, the real and the imaginary part of the cropped Fourier transform. Row i is centred on HR
+    coordinate 4 i + 1.5, the sample grid of `align_corners=False`.
+    """
+    small = size // SCALE
+    if name == "kspace":
+        # Centre crop of the spectrum, with the linear phase that moves sample i to 4 i + 1.5.
+        k = torch.arange(-(small // 2), small - small // 2, dtype=torch.float64)
+        shift = 4 * torch.arange(small)[:, None] + 1.5 - torch.arange(size)
+        angle = 2 * torch.pi / size * shift.double()
+        matrix = torch.polar(torch.ones(1, dtype=torch.float64), angle[..., None] * k).sum(-1)
+        matrix = torch.view_as_real(matrix / size).permute(2, 0, 1)
+    else:
+        # PyTorch's own resampling of the unit vectors: the definition, not an approximation of it.
+        mode, antialias = name.split("-")[0], name != "bilinear-plain"
+        unit = torch.eye(size, dtype=torch.float64)[None, None]
+        matrix = F.interpolate(unit, (small, size), mode=mode, antialias=antialias)[0]
+    return matrix.float().contiguous().to(device)
+
+
+def apply_axes(hr: torch.Tensor, down: torch.Tensor, across: torch.Tensor) -> torch.Tensor:
+    """LR = down HR across^T with `axis_matrix`es or windows of them; not clamped, not rounded."""
+    if len(down) == 1:
+        return down[0] @ hr @ across[0].T
+    lr = down.flatten(0, 1) @ hr @ across.flatten(0, 1).T
+    h, w = down.shape[1], across.shape[1]
+    real = lr[..., :h, :w] - lr[..., h:, w:]
+    imaginary = lr[..., :h, w:] + lr[..., h:, :w]
+    return torch.hypot(real, imaginary)
+
+
+def quantise(lr: torch.Tensor) -> torch.Tensor:
+    """Clamp to [0, 1] and round to 8 bits: the LR picture as a file would hold it."""
+    return lr.clamp(0, 1).mul_(255).round_().div_(255)
+
+
+def degrade(hr: torch.Tensor, name: str) -> torch.Tensor:
+    """The LR slices of HR slices: (N, 1, H, W) in [0, 1] -> (N, 1, H / 4, W / 4), 8-bit levels.
+
+    name: `bicubic` and `bilinear` (antialiased), `bilinear-plain` (not antialiased), `kspace` (the
+    magnitude of the central sixteenth of the 2-D Fourier transform). H and W are multiples of 4
+    (`crop_to_scale`).
+    """
+    if hr.shape[-2] % SCALE or hr.shape[-1] % SCALE:
+        raise ValueError(f"{tuple(hr.shape)}: height and width must be multiples of {SCALE}")
+    down, across = (axis_matrix(name, size, str(hr.device)) for size in hr.shape[-2:])
+    return quantise(apply_axes(hr, down, across))
+
+
+def crop_to_scale(hr):
+    """Cut the last rows and columns so that both sizes are multiples of 4."""
+    return hr[..., : hr.shape[-2] // SCALE * SCALE, : hr.shape[-1] // SCALE * SCALE]
+
+
+# --- reading pictures and volumes -----------------------------------------------------------------
+
+
+@dataclass
+class Picture:
+    """A grey picture, float32 (H, W); `low` and `high` are the file's values of 0 and 1."""
+
+    pixels: np.ndarray
+    low: float
+    high: float
+    dtype: (
+        str  # 'uint8', 'uint16' or 'float32': how the file stored it, and how results are written
+    )
+
+
+def read_picture(path) -> Picture:
+    """Read a png, jpeg, tiff or bmp as grey, scaled to [0, 1].
+
+    8-bit values are divided by 255. 16-bit and float files are scaled by their own range, as their
+    largest value says little about brightness. Colour is converted with a warning, transparent
+    pixels are black. Raises DataError for what cannot be read.
+    """
+    import warnings
+
+    from PIL import Image, UnidentifiedImageError
+
+    path = Path(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path)
+        with image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(f"{path}: {image.width}x{image.height} pixels is too large")
+            if getattr(image, "n_frames", 1) > 1:
+                raise DataError(f"{path}: holds {image.n_frames} frames; save one slice a file")
+            image.load()
+            if image.mode[0] in "IF":
+                values = np.asarray(image).astype(np.float32)
+            else:
+                values = grey_values(image, path)
+    except DataError:
+        raise
+    except (UnidentifiedImageError, Image.DecompressionBombError):
+        raise DataError(f"{path}: not a picture that can be read (png, jpeg, tiff)") from None
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        TypeError,
+        KeyError,
+        IndexError,
+        ArithmeticError,
+    ) as e:
+        raise DataError(f"{path}: {reason(e)}") from None
+    if values.dtype == np.uint8:
+        return Picture(values.astype(np.float32) / 255, 0.0, 255.0, "uint8")
+    if not np.isfinite(values).all():
+        raise DataError(f"{path}: has NaN or infinite pixels; replace them first")
+    low, high = min(float(values.min()), 0.0), float(values.max())
+    high = high if high > low else low + 1
+    dtype = "float32" if image.mode == "F" or low < 0 or high > 65535 else "uint16"
+    return Picture((values - low) / (high - low), low, high, dtype)
+
+
+def grey_values(image, path) -> np.ndarray:
+    """The uint8 grey values of an 8-bit picture of any Pillow mode."""
+    if image.mode in ("P", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+    alpha = np.asarray(image.getchannel("A")) if "A" in image.getbands() else None
+    if image.mode in ("L", "LA", "1", "La"):
+        values = np.asarray(image.convert("L") if image.mode == "1" else image.getchannel(0))
+    else:
+        rgb = np.asarray(image.convert("RGB")).astype(np.int16)
+        if np.ptp(rgb, axis=-1).max(initial=0) > 12:  # JPEG makes greys differ by a little
+            say(f"{path}: is a colour picture; its luminance is used")
+        values = np.asarray(image.convert("L"))
+    if alpha is not None:
+        values = (values.astype(np.uint16) * alpha // 255).astype(np.uint8)
+    return values
+
+
+def load_volume(path):
+    """Open a NIfTI, FreeSurfer or Analyze file: (nibabel image, float32 array (X, Y, Z)).
+
+    NaN and infinite voxels become 0, with a warning. Raises DataError for what cannot be read.
+    """
+    import nibabel as nib
+
+    path = Path(path)
+    try:
+        image = nib.load(path)
+        shape = tuple(s for s in image.shape if s != 1 or len(image.shape) <= 3)
+        if len(shape) != 3:
+            raise DataError(f"{path}: has shape {image.shape}; one 3-D volume is needed")
+        if min(shape) < 1 or np.prod(shape, dtype=float) > 2**32:
+            raise DataError(f"{path}: claims {shape} voxels; is its header damaged?")
+        data = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
+    except DataError:
+        raise
+    except Exception as e:  # nibabel lets errors of gzip, zlib, struct and numpy through
+        raise DataError(f"{path}: {reason(e)}") from None
+    bad = ~np.isfinite(data)
+    if bad.any():
+        say(f"{path}: {int(bad.sum())} NaN or infinite voxels were set to 0")
+        data = np.where(bad, np.float32(0), data)
+    return image, data
+
+
+def intensity_range(volume: np.ndarray) -> tuple[float, float]:
+    """The values of a scan that become 0 and 1: one robust range for the whole volume.
+
+    1 is the 99.8th percentile of the foreground, 0 is zero, or the 0.1st percentile where a scan
+    has negative values.
+    """
+    sample = volume[tuple(slice(None, None, max(1, s // 128)) for s in volume.shape)]
+    low = min(0.0, float(np.percentile(sample, 0.1)))
+    foreground = sample[sample > low + 0.05 * (np.percentile(sample, 99.9) - low)]
+    high = float(np.percentile(foreground, 99.8)) if foreground.size else low
+    return low, high if high > low else low + 1.0
+
+
+def volume_slices(path, axis: str = "axial", count: int = 0) -> list[tuple[int, np.ndarray]]:
+    """The usable slices of a volume as (index, uint8 (H, W)), upright, cut to the head's box.
+
+    axis: `axial`, `coronal`, `sagittal` or `all`. A slice is usable where at least a tenth of the
+    box is foreground. count: only that many, centred in the head, one scan's share as in ADNI's
+    20; 0: all.
+    """
+    import nibabel as nib
+
+    image, data = load_volume(path)
+    data = nib.orientations.apply_orientation(data, nib.io_orientation(image.affine))
+    low, high = intensity_range(data)
+    foreground = data > low + 0.05 * (high - low)
+    box = []
+    for other in ((1, 2), (0, 2), (0, 1)):
+        filled = np.flatnonzero(foreground.any(axis=other))
+        if not filled.size:
+            return []
+        box.append(slice(max(0, filled[0] - 8), filled[-1] + 9))
+    data, foreground = data[tuple(box)], foreground[tuple(box)]
+    data = np.clip((data - low) / (high - low) * 255 + 0.5, 0, 255).astype(np.uint8)
+    axes = {"sagittal": (0,), "coronal": (1,), "axial": (2,), "all": (0, 1, 2)}[axis]
+    found = []
+    for a in axes:
+        share = foreground.mean(axis=tuple(i for i in range(3) if i != a))
+        usable = np.flatnonzero(share >= 0.1)
+        if count and usable.size > count:
+            start = (usable.size - count) // 2
+            usable = usable[start : start + count]
+        # RAS data: a slice's first axis becomes its columns, its second, from the top, its rows.
+        found += [(int(i) + box[a].start, data.take(i, axis=a).T[::-1]) for i in usable]
+    return found
+
+
+# --- whose slice it is ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A file to read slices from. group is the class folder (AD, NC …), split train, test or ''."""
+
+    path: Path
+    subject: str
+    group: str
+    split: str
+
+
+def natural(text) -> list:
+    """Sort key that puts slice 9 before slice 10."""
+    return [int(t) if t.isdigit() else t.lower() for t in re.split(r"(\d+)", str(text))]
+
+
+def suffix(path) -> str:
+    """The file's ending in lower case, with both parts of `.nii.gz`."""
+    name = Path(path).name.lower()
+    return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
+
+
+def stem(path) -> str:
+    """The file's name without its ending, without both parts of `.nii.gz`."""
+    return Path(path).name[: -len(suffix(path)) or None]
+
+
+def subject_of(path: Path, folders: tuple[str, ...]) -> str:
+    """Whose scan a file is: BIDS `sub-XX`, else `<scan id>_<slice>`, else its folder's name.
+
+    folders: the folders between the data folder and the file, without the split.
+    """
+    for part in (path.name, *reversed(folders)):
+        bids = re.match(r"sub-[A-Za-z0-9]+", part)
+        if bids:
+            return bids.group()
+    name = stem(path)
+    if suffix(path) in VOLUMES:
+        return re.split(r"_(?:study|ses|visit|T1|T2|FLAIR|desc)", name, flags=re.I)[0]
+    scan, _, number = name.rpartition("_")
+    generic = re.fullmatch(r"(slice|img|image|im|axial|scan|frame|t1w?|mri?)?[\W_]*", scan.lower())
+    if generic or not re.search(r"\d", number):
+        return folders[-1] if folders and generic else name
+    return scan
+
+
+def find_scans(root) -> list[Scan]:
+    """All pictures and volumes below a folder, in natural order.
+
+    Raises DataError if there are none, or if a subject is in both `train` and `test`.
+    """
+    root = Path(root)
+    if not root.exists():
+        raise DataError(f"{root}: no such folder")
+    if not root.is_dir():
+        raise DataError(f"{root}: is a file; --data takes the folder of a data set")
+    scans, seen = [], set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        folders[:] = (
+            [] if real in seen else sorted((f for f in folders if f[0] != "."), key=natural)
+        )
+        if real in seen:  # a link to a folder that was read already
+            continue
+        seen.add(real)
+        parts = Path(folder).relative_to(root).parts
+        split = next((p.lower() for p in parts if p.lower() in ("train", "test")), "")
+        inner = tuple(p for p in parts if p.lower() not in ("train", "test"))
+        for name in sorted(files, key=natural):
+            path = Path(folder, name)
+            if name[0] != "." and suffix(path) in PICTURES + VOLUMES:
+                group = inner[0] if split and inner and not inner[0].startswith("sub-") else ""
+                scans.append(Scan(path, subject_of(path, inner), group, split))
+    if not scans:
+        raise DataError(f"{root}: holds no slices (png, jpeg, tiff) and no volumes (nii, mgz)")
+    return scans
+
+
+def split_subjects(scans: list[Scan], seed: int, validate: float = 0.1, test: float = 0.15) -> dict:
+    """Assign every subject to `train`, `val` or `test`: {subject: split}.
+
+    The data set's own `train` and `test` folders are kept; what is missing is taken out of the
+    rest by a seeded shuffle of subjects, the same share of each class, at least one subject.
+    Raises DataError if a subject is in both folders or there are too few subjects.
+    """
+    given, groups = defaultdict(set), defaultdict(list)
+    for scan in scans:
+        given[scan.subject].add(scan.split)
+        if scan.subject not in groups[scan.group]:
+            groups[scan.group].append(scan.subject)
+    both = sorted((s for s, splits in given.items() if len(splits) > 1), key=natural)
+    if both:
+        names = ", ".join(both[:5])
+        raise DataError(
+            f"{len(both)} subject(s) are in train and in test too ({names}): keep each in one"
+        )
+    split = {s: "test" if splits == {"test"} else "train" for s, splits in given.items()}
+    wanted = {"val": validate} | ({} if "test" in split.values() else {"test": test})
+    rng = np.random.default_rng(seed)
+    order = {g: rng.permutation(sorted(s, key=natural)).tolist() for g, s in sorted(groups.items())}
+    for name, share in wanted.items():
+        # Deal subjects class by class, so that every class gives its share.
+        pools = [[s for s in subjects if split[s] == "train"] for subjects in order.values()]
+        take = [round(share * len(pool)) for pool in pools]
+        if not any(take):
+            take[int(np.argmax([len(pool) for pool in pools]))] = 1
+        for pool, n in zip(pools, take):
+            split |= dict.fromkeys(pool[:n], name)
+    if "train" not in split.values():
+        raise DataError(
+            f"{len(split)} subject(s) are too few to split: at least "
+            f"{len(wanted) + 1} are needed for train, {' and '.join(wanted)}"
+        )
+    return split
+
+
+# --- all slices in one file -----------------------------------------------------------------------
+
+
+@dataclass
+class Slices:
+    """Slices of one split. Pixels lie in one uint8 file, and only what is asked for is mapped."""
+
+    file: Path
+    offset: np.ndarray  # (n,) int64, where a slice starts in the file
+    shape: np.ndarray  # (n, 2) int32, its height and width
+    subject: np.ndarray  # (n,) str
+    group: np.ndarray  # (n,) str, its class or ''
+    name: np.ndarray  # (n,) str, its path, for a slice of a volume with #index
+
+    def __len__(self) -> int:
+        return len(self.offset)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        """Slice i as uint8 (H, W). Mapped anew each time: memory holds one slice, not all."""
+        shape = tuple(int(s) for s in self.shape[i])
+        return np.memmap(self.file, np.uint8, "r", int(self.offset[i]), shape)
+
+    def take(self, chosen) -> "Slices":
+        """The slices with these indices (or this mask)."""
+        arrays = (self.offset, self.shape, self.subject, self.group, self.name)
+        return Slices(self.file, *(a[chosen] for a in arrays))
+
+    def counts(self) -> str:
+        """Subjects and slices in words, by class."""
+        words = f"{len(set(self.subject))} subjects, {len(self)} slices"
+        parts = [
+            f"{g} {len(set(self.subject[self.group == g]))}/{(self.group == g).sum()}"
+            for g in sorted(set(self.group) - {""})
+        ]
+        return words + (f" ({', '.join(parts)})" if parts else "")
+
+
+def scan_slices(scan: Scan, axis: str, count: int) -> list[tuple[str, np.ndarray]]:
+    """Named uint8 slices of one file: one of a picture, many of a volume."""
+    if suffix(scan.path) in VOLUMES:
+        slices = volume_slices(scan.path, axis, count)
+        return [(f"{scan.path}#{n}", pixels) for n, pixels in slices]
+    pixels = read_picture(scan.path).pixels
+    if min(pixels.shape) < SCALE:
+        raise DataError(
+            f"{scan.path}: {pixels.shape[1]}x{pixels.shape[0]} is too small to train on"
+        )
+    return [(str(scan.path), (pixels * 255 + 0.5).astype(np.uint8))]
+
+
+def fingerprint(scans: list[Scan], *options) -> str:
+    """A digest of the files' names, sizes and times: it changes when the data set does."""
+    digest = hashlib.sha256(json.dumps(["cache 1", *options]).encode())
+    for scan in scans:
+        about = scan.path.stat()
+        digest.update(f"{scan.path}|{about.st_size}|{about.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def load_slices(scans: list[Scan], cache, *, axis="axial", count=0, workers=2, progress=None):
+    """All slices of all scans, decoded once: (Slices, fingerprint, number of files left out).
+
+    The pixels are kept in `cache`/<fingerprint>.u8 and found again on the next call. Both files
+    appear under their names only when they are whole. progress: wraps the iteration over scans.
+    A file that cannot be read is named and left out.
+    """
+    key = fingerprint(scans, axis, count)
+    pixels_file, index_file = (Path(cache, f"{key}.{end}") for end in ("u8", "npz"))
+    if not index_file.exists():
+        Path(cache).mkdir(parents=True, exist_ok=True)
+        offset, shape, owner, name, bad = [], [], [], [], []
+
+        def read(scan):
+            try:
+                return scan_slices(scan, axis, count)
+            except DataError as error:
+                return error
+
+        position = 0
+        numbered = iter(progress(scans) if progress else scans)
+        with atomic_write(pixels_file) as file, ThreadPoolExecutor(workers) as pool:
+            # A few scans at a time: what waits to be written is bounded.
+            for start in range(0, len(scans), 4 * workers):
+                part = [scan for scan, _ in zip(numbered, range(4 * workers))]
+                for i, found in enumerate(pool.map(read, part), start):
+                    if isinstance(found, DataError):
+                        say(f"left out: {found}")
+                        bad.append(i)
+                        continue
+                    for label, array in found:
+                        file.write(np.ascontiguousarray(array).data)
+                        offset.append(position)
+                        shape.append(array.shape)
+                        owner.append(i)
+                        name.append(label)
+                        position += array.size
+            if not offset:
+                raise DataError("no slice could be read from any file of the data set")
+        with atomic_write(index_file) as file:
+            arrays = dict(offset=offset, shape=np.array(shape, np.int32), owner=owner, bad=bad)
+            np.savez(file, name=np.array(name), **arrays)
+    with np.load(index_file) as index:
+        owner = index["owner"]
+        subject = np.array([s.subject for s in scans])[owner]
+        group = np.array([s.group for s in scans])[owner]
+        slices = Slices(pixels_file, index["offset"], index["shape"], subject, group, index["name"])
+        return slices, key, len(index["bad"])
+
+
+def demo_slices(cache) -> tuple[dict[str, Slices], str]:
+    """Train, validation and test slices of the ICBM152 average brain that comes with nilearn.
+
+    Axial slices at 1 mm, in three slabs with gaps of 6 mm, as neighbouring slices are almost the
+    same picture: the test slab at the height of the temporal lobes, validation, train above.
+    """
+    from nilearn.datasets import load_mni152_template
+
+    file = Path(cache, "mni152.u8")
+    data = load_mni152_template(resolution=1).get_fdata(dtype=np.float32)
+    low, high = intensity_range(data)
+    data = np.clip((data - low) / (high - low) * 255 + 0.5, 0, 255).astype(np.uint8)
+    data = np.ascontiguousarray(
+        data.transpose(2, 1, 0)[:, ::-1]
+    )  # RAS: from below, rows from the front
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(file) as out:
+        out.write(data.data)
+    n, h, w = data.shape
+    every = Slices(
+        file,
+        np.arange(n) * h * w,
+        np.full((n, 2), (h, w), np.int32),
+        np.full(n, "ICBM152"),
+        np.full(n, ""),
+        np.array([f"axial {i}" for i in range(n)]),
+    )
+    slabs = {"test": range(26, 50), "val": range(56, 64), "train": range(70, 150)}
+    return {split: every.take(np.array(slab)) for split, slab in slabs.items()}, "mni152"
+
+
+# --- batches --------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=2)
+def shuffled(n: int, seed: int, epoch: int) -> np.ndarray:
+    """The order in which an epoch visits n slices."""
+    return np.random.default_rng([seed, 1, epoch]).permutation(n)
+
+
+def training_batch(
+    slices: Slices,
+    iteration: int,
+    *,
+    seed: int,
+    batch_size: int,
+    patch: int,
+    degradation: str,
+    augment: bool = True,
+    device: str = "cpu",
+    rank: int = 0,
+    world: int = 1,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """LR (N, 1, P, P) and HR (N, 1, 4 P, 4 P) of one training step.
+
+    A pure function of (seed, iteration): nothing has to be stored to resume, and `world` processes
+    that each make their share (every world-th sample) see together what one process would.
+    The whole slice is degraded, and of the result only the patch is computed: patches carry no
+    trace of having been cut out. patch: in LR pixels; 0: whole slices.
+    augment: cut at any HR pixel, flips, quarter turns, brightness; with `mixed` also noise.
+    """
+    rng = np.random.default_rng([seed, 2, iteration])
+    dice = rng.random((batch_size, 10))
+    numbers = iteration * batch_size + np.arange(batch_size)
+    mine = range(rank, batch_size, world)
+    chosen = [shuffled(len(slices), seed, n // len(slices))[n % len(slices)] for n in numbers]
+    if patch:
+        height = width = patch
+    else:
+        height, width = (slices.shape[chosen].max(axis=0) // SCALE).tolist()
+    lrs, hrs = [], []
+    for b in mine:
+        d = dice[b]
+        hr = slices[chosen[b]]
+        if augment:  # where the LR grid lies on the slice
+            top, left = int(4 * d[0]), int(4 * d[1])
+            hr = hr[min(top, hr.shape[0] - SCALE) :, min(left, hr.shape[1] - SCALE) :]
+        hr = crop_to_scale(hr)
+        missing = [max(0, SCALE * s - have) for s, have in zip((height, width), hr.shape)]
+        if any(missing):
+            hr = np.pad(hr, [(0, m) for m in missing])
+        name = degradation
+        if name == "mixed":
+            name = DEGRADATIONS[np.searchsorted(np.cumsum(MIXED[:-1]), d[5], side="right")]
+        # Along each axis: where the patch starts, and which HR samples its LR samples are made of.
+        reach = max(hr.shape) if name == "kspace" else 2 * SCALE
+        matrices, window, target = [], [], []
+        for size, patch_size, where in zip(hr.shape, (height, width), d[2:4]):
+            first = int(where * (size // SCALE - patch_size + 1))
+            begin = max(0, SCALE * first - reach)
+            end = min(size, SCALE * (first + patch_size) + reach)
+            matrix = axis_matrix(name, size, device)
+            matrices.append(matrix[:, first : first + patch_size, begin:end])
+            window.append(slice(begin, end))
+            target.append(slice(SCALE * first - begin, SCALE * (first + patch_size) - begin))
+        hr = torch.from_numpy(np.array(hr[tuple(window)])).to(device, non_blocking=True)
+        hr = hr.float().mul_((1 - 0.3 * d[4] if augment else 1) / 255)
+        lr, hr = apply_axes(hr, *matrices), hr[tuple(target)]
+        if degradation == "mixed" and d[6] < 0.5:  # a little scanner noise, up to 1 % of white
+            noise = np.random.default_rng([seed, 3, iteration, b]).standard_normal(lr.shape)
+            lr = lr + torch.from_numpy(noise).to(device, lr.dtype) * (0.02 * d[6])
+        if augment:
+            turns = [a for a, flip in ((0, d[7] < 0.5), (1, d[8] < 0.5)) if flip]
+            lr, hr = lr.flip(turns), hr.flip(turns)
+            if d[9] < 0.5 and height == width:
+                lr, hr = lr.T, hr.T
+        lrs.append(lr)
+        hrs.append(hr)
+    return quantise(torch.stack(lrs)[:, None]), torch.stack(hrs)[:, None]

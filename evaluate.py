@@ -1,0 +1,106 @@
+"""Score checkpoints against bicubic upsampling on the same slices: one table.
+
+python evaluate.py weights/default.pt runs/mine/best.pt --data DIR
+"""
+
+import argparse
+import json
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import dataset
+import modules
+from utils import (
+    atomic_write,
+    load_checkpoint,
+    metrics_table,
+    pick_device,
+    run_main,
+    score,
+    summarise,
+)
+
+
+def as_tensor(pixels: np.ndarray, device="cpu") -> torch.Tensor:
+    """A uint8 slice (H, W) as float32 (1, 1, H', W') in [0, 1], cut to multiples of 4."""
+    return dataset.crop_to_scale(torch.from_numpy(np.array(pixels)).to(device).float() / 255)[
+        None, None
+    ]
+
+
+def evaluate(networks: dict, slices, degradation: str, device="cpu", progress=False) -> dict:
+    """{name: summary} for bicubic upsampling and every network, on the same LR slices."""
+    networks = {"bicubic": modules.Interpolation("bicubic").to(device), **networks}
+    rows = {name: [] for name in networks}
+    for i in tqdm(range(len(slices)), desc="scoring", unit="slice", disable=not progress):
+        hr = as_tensor(slices[i], device)
+        lr = dataset.degrade(hr, degradation)
+        for name, network in networks.items():
+            sr = modules.upscale(network, lr)
+            rows[name].append(score(sr[0, 0], hr[0, 0]))
+    table = {name: summarise(scores, slices.subject) for name, scores in rows.items()}
+    for name, network in networks.items():
+        if name != "bicubic":
+            table[name]["parameters"] = modules.parameters(network)
+            table[name]["mmac"] = modules.mmac(network)
+    return table
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("checkpoint", nargs="+", help="weights to compare")
+    add("--data", help="folder of pictures or volumes; without it, the demonstration brain")
+    add("--split", default="test", choices=("train", "val", "test", "all"),
+        help="subjects to score; all: every slice of the folder")  # fmt: skip
+    add("--degradation", choices=dataset.DEGRADATIONS, default="bicubic", help="how LR is made")
+    add("--axis", default="axial", choices=("axial", "coronal", "sagittal", "all"),
+        help="planes, for volumes")  # fmt: skip
+    add("--slices", type=int, default=0, help="central slices of a volume; 0: all usable")
+    add("--seed", type=int, default=0, help="of the split, as given to train.py")
+    add("--cache", default="runs/cache", help="folder for the decoded slices")
+    add("--device", default="auto", help="auto, cpu, cuda, mps")
+    add("--json", metavar="FILE", help="write the table as JSON too")
+    args = parser.parse_args(argv)
+
+    device = pick_device(args.device)
+    networks = {}
+    for path in args.checkpoint:
+        networks[str(path)] = modules.load_network(load_checkpoint(path), path).to(device)
+    slices = split_slices(args)
+    print(f"{args.split}: {slices.counts()}; LR by {args.degradation}, 8 bits")
+    table = evaluate(networks, slices, args.degradation, device, progress=True)
+    print(metrics_table(table))
+    print("mean ± sd over subjects; MMAC for a 60x64 LR slice")
+    if args.json:
+        about = {
+            "data": args.data or "ICBM152",
+            "split": args.split,
+            "degradation": args.degradation,
+        }
+        with atomic_write(args.json, "w") as file:
+            json.dump({**about, "results": table}, file, indent=1)
+        print(f"written: {args.json}")
+
+
+def split_slices(args) -> dataset.Slices:
+    """The slices to score."""
+    if not args.data:
+        parts, _ = dataset.demo_slices(args.cache)
+        return parts["test" if args.split == "all" else args.split]
+    scans = dataset.find_scans(args.data)
+    if args.split != "all":
+        split = dataset.split_subjects(scans, args.seed)
+        scans = [scan for scan in scans if split[scan.subject] == args.split]
+    slices, _, _ = dataset.load_slices(scans, args.cache, axis=args.axis, count=args.slices)
+    return slices
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,502 @@
+"""Train a 4x super-resolution network on brain MRI slices.
+
+    python train.py                  a demonstration on the brain that comes with nilearn
+    python train.py --data DIR       ADNI-like folders, pictures or volumes; split by subject
+
+Leaves a run folder with weights, loss graph, example figure and metrics, and prints where it is.
+"""
+
+import argparse
+import copy
+import csv
+import json
+import math
+import os
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from PIL import Image
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+import dataset
+import modules
+from evaluate import as_tensor, evaluate
+from utils import (
+    DataError,
+    UsageError,
+    atomic_write,
+    grid_figure,
+    load_checkpoint,
+    loss_figure,
+    metrics_table,
+    pick_device,
+    psnr_of,
+    reason,
+    run_main,
+    save_checkpoint,
+)
+
+LOG_FIELDS = ("iteration", "loss", "lr", "val_mse", "val_psnr", "bicubic_psnr")
+SAVE_EVERY = 200  # iterations between two writings of last.pt
+VALIDATION_SLICES = 64
+# What --resume may change: how long, where and how fast, never what is computed.
+MAY_CHANGE = {"epochs", "iterations", "device", "workers", "threads", "resume", "run", "cache"}
+
+
+def arguments(argv=None):
+    """The command line."""
+    defaults = argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0], formatter_class=defaults, allow_abbrev=False
+    )
+    add = parser.add_argument_group("data").add_argument
+    add("--data", help="folder of pictures or volumes; without it, a demonstration brain")
+    add("--degradation", default="bicubic", choices=(*dataset.DEGRADATIONS, "mixed"),
+        help="how LR slices are made from HR ones")  # fmt: skip
+    add("--axis", default="axial", choices=("axial", "coronal", "sagittal", "all"),
+        help="planes to train on, for volumes")  # fmt: skip
+    add("--slices", type=whole(0), default=0, help="central slices of a volume; 0: all usable")
+    add("--cache", default="runs/cache", help="folder for the decoded slices")
+    add("--workers", type=whole(1), default=min(8, os.cpu_count() or 1),
+        help="threads that read and decode")  # fmt: skip
+    add = parser.add_argument_group("network").add_argument
+    add("--model", default="deep", choices=modules.NETWORKS,
+        help="deep: the default network; espcn: the plain one")  # fmt: skip
+    add("--channels", type=whole(1), help="feature channels  (default: 32, espcn: 64)")
+    add("--blocks", type=whole(0), default=13, help="3x3 convolutions in the middle of deep")
+    add("--skip", default="bicubic", choices=modules.CHOICES["skip"],
+        help="interpolation that deep corrects")  # fmt: skip
+    add("--body", default="identity", choices=modules.CHOICES["body"],
+        help="how deep is made trainable: see DeepESPCN")  # fmt: skip
+    add("--icnr", action="store_true", help="ICNR start of deep's last layer, with --skip none")
+    add = parser.add_argument_group("training").add_argument
+    add("--epochs", type=whole(1), help="passes over the training slices, instead of --iterations")
+    add("--iterations", type=whole(1), help="optimiser steps  (default: 2000 demo, 12000 data)")
+    add("--batch-size", type=whole(1), default=8, help="slices a step, over all processes")
+    add("--patch-size", type=whole(0), default=32, help="LR pixels along an edge; 0: whole slices")
+    add("--lr", type=float, default=2e-3, help="peak learning rate of Adam")
+    add("--schedule", default="cosine", choices=("cosine", "constant"), help="of the learning rate")
+    add("--ema", type=float, default=0.999, help="decay of the weight average; 0: none")
+    add("--no-augment", action="store_true", help="no flips, turns, brightness, grid shifts")
+    add("--seed", type=whole(0), default=0, help="of weights, split, order and augmentation")
+    add = parser.add_argument_group("run").add_argument
+    add("--run", help="folder for the results  (default: runs/<date>-<time>)")
+    add("--resume", metavar="RUN", help="go on with a run that was cut off")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    add("--threads", type=whole(0), default=0, help="CPU threads; 0: PyTorch's choice")
+    add("--amp", action="store_true", help="bf16 matrix products, faster where the chip has them")
+    add("--compile", action="store_true", help="torch.compile the network")
+    add("--deterministic", action="store_true", help="same result on CUDA too, slower")
+    add("--dry-run", action="store_true", help="one tiny pass of everything, in seconds")
+    args = parser.parse_args(argv)
+    if args.resume:
+        config = Path(args.resume, "config.json")
+        try:
+            before = json.loads(config.read_text())["arguments"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UsageError(
+                f"--resume {args.resume}: no run folder (no readable config.json)"
+            ) from None
+        parser.set_defaults(**before)
+        args = parser.parse_args(argv)
+        changed = [k for k in before if k not in MAY_CHANGE and getattr(args, k) != before[k]]
+        if changed:
+            flags = ", ".join("--" + k.replace("_", "-") for k in changed)
+            raise UsageError(f"{flags} cannot change when a run is resumed")
+        args.run = args.resume
+    if not 0 <= args.ema < 1:
+        parser.error("--ema must be in [0, 1)")
+    if not 0 < args.lr < 1:
+        parser.error("--lr must be in (0, 1)")
+    return args
+
+
+def whole(least: int):
+    """An argparse type: a whole number, at least this."""
+
+    def parse(text):
+        number = int(text)
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{number} is less than {least}")
+        return number
+
+    parse.__name__ = "whole number"
+    return parse
+
+
+def learning_rate(iteration: int, total: int, peak: float, schedule: str) -> float:
+    """Warm-up over 2 % of the run, then half a cosine down to nearly 0; or constant."""
+    if schedule == "constant":
+        return peak
+    warm = max(1, total // 50)
+    if iteration < warm:
+        return peak * (iteration + 1) / warm
+    return peak * 0.5 * (1 + math.cos(math.pi * (iteration - warm) / max(1, total - warm)))
+
+
+def load_data(args):
+    """{'train', 'val', 'test': Slices} and the data set's fingerprint."""
+    if not args.data:
+        print("No --data: a demonstration on the ICBM152 average brain, which is smooth and easy.")
+        print("Its slabs of slices are no benchmark; use --data for real scans.")
+        return dataset.demo_slices(args.cache)
+    scans = dataset.find_scans(args.data)
+    split = dataset.split_subjects(scans, args.seed)
+    slices, key, bad = dataset.load_slices(
+        scans, args.cache, axis=args.axis, count=args.slices, workers=args.workers,
+        progress=lambda items: tqdm(items, desc="reading", unit="file", disable=rank() > 0),
+    )  # fmt: skip
+    which = np.array([split[s] for s in slices.subject])
+    parts = {name: slices.take(which == name) for name in ("train", "val", "test")}
+    for name, part in parts.items():
+        if not len(part):
+            raise DataError(f"{args.data}: no slice of the {name} subjects could be read")
+    if bad:
+        print(f"{bad} files could not be read and were left out (named above when first read)")
+    return parts, key
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK", 0))
+
+
+def world() -> int:
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def even(slices, most: int):
+    """At most this many slices, evenly chosen."""
+    step = np.linspace(0, len(slices) - 1, min(most, len(slices)))
+    return slices.take(np.unique(step.round().astype(int)))
+
+
+def validation_pairs(slices, args, device):
+    """(index, LR, HR) of this process's share of the validation slices; `mixed` takes turns."""
+    names = dataset.DEGRADATIONS if args.degradation == "mixed" else (args.degradation,)
+    pairs = []
+    for i in range(rank(), len(slices), world()):
+        hr = as_tensor(slices[i], device)
+        pairs.append((i, dataset.degrade(hr, names[i % len(names)]), hr))
+    return pairs
+
+
+@torch.inference_mode()
+def validate(model, pairs, n: int) -> tuple[float, float]:
+    """Mean MSE and mean PSNR over all n validation slices, whichever process holds them."""
+    mse = torch.zeros(n, dtype=torch.float64)
+    for i, lr, hr in pairs:
+        mse[i] = F.mse_loss(model(lr).float().clamp(0, 1), hr).double().cpu()
+    if world() > 1:
+        dist.all_reduce(mse)
+    return float(mse.mean()), float(np.mean([psnr_of(m) for m in mse.tolist()]))
+
+
+def commit() -> str:
+    """The commit of this program, '' outside a clone."""
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def write_json(path, content) -> None:
+    with atomic_write(path, "w") as file:
+        json.dump(content, file, indent=1)
+
+
+def read_log(path, until: int) -> list[dict]:
+    """The rows of log.csv up to an iteration: what came after the last checkpoint is done again."""
+    with open(path, newline="") as file:
+        rows = [row for row in csv.DictReader(file) if None not in row.values()]
+    return [row for row in rows if int(row["iteration"]) <= until]
+
+
+def write_log(path, rows) -> None:
+    with atomic_write(path, "w") as file:
+        writer = csv.DictWriter(file, LOG_FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def append_log(path, rows) -> None:
+    with open(path, "a", newline="") as file:
+        csv.DictWriter(file, LOG_FIELDS, lineterminator="\n").writerows(rows)
+
+
+def quoted(path) -> str:
+    """A path as one word on a command line."""
+    return shlex.quote(str(path)) if os.name == "posix" else f'"{path}"'
+
+
+def plot(run: Path, rows, title: str) -> None:
+    """Draw loss.png from the rows of the log."""
+    steps = [row for row in rows if row["loss"] != ""]
+    checks = [row for row in rows if row["val_mse"] != ""]
+    bicubic = [10 ** (-float(row["bicubic_psnr"]) / 10) for row in checks[:1]]
+    loss_figure(
+        run / "loss.png",
+        [int(row["iteration"]) for row in steps],
+        [float(row["loss"]) for row in steps],
+        [(int(row["iteration"]), float(row["val_mse"])) for row in checks],
+        bicubic[0] if bicubic else None,
+        title,
+    )
+
+
+def examples(run: Path, network, slices, degradation: str, device) -> None:
+    """Draw examples.png: three test slices as LR, bicubic, SR and truth."""
+    bicubic = modules.Interpolation("bicubic").to(device)
+    rows = []
+    for i in np.linspace(0, len(slices) - 1, 5).round().astype(int)[1:4]:
+        hr = as_tensor(slices[i], device)
+        lr = dataset.degrade(hr, degradation)
+        images = [lr, bicubic(lr), modules.upscale(network, lr), hr]
+        rows.append([image[0, 0].clamp(0, 1).cpu().numpy() for image in images])
+    names = [f"low resolution ({degradation})", "bicubic", "this network", "truth"]
+    grid_figure(run / "examples.png", rows, names)
+
+
+class Stop:
+    """Ctrl-C and SIGTERM: finish the step, save, stop. A second Ctrl-C stops at once."""
+
+    def __init__(self):
+        self.signal = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.asked)
+
+    def asked(self, number, frame):
+        if self.signal and number == signal.SIGINT:
+            os._exit(130)  # files are written whole or not at all, so nothing is torn
+        self.signal = number
+
+
+def main(argv=None):
+    args = arguments(argv)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = pick_device(args.device)
+    if world() > 1:
+        if not args.run:
+            raise UsageError("with several processes give the run folder a name: --run")
+        if args.batch_size % world():
+            raise UsageError(
+                f"--batch-size {args.batch_size} cannot be shared by {world()} processes"
+            )
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=4)
+        )
+    try:
+        return train(args, device)
+    finally:
+        if world() > 1:
+            dist.destroy_process_group()
+
+
+def train(args, device) -> int:
+    """One run, from data to metrics. Returns the exit status."""
+    chief, stop = rank() == 0, Stop()
+    run = Path(args.run or f"runs/{datetime.now():%Y%m%d-%H%M%S}")
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    resuming = (args.resume or restarted) and (run / "last.pt").exists()
+    if (run / "config.json").exists() and not (args.resume or restarted):
+        raise UsageError(f"--run {run}: exists already; go on with --resume {run}, or name another")
+
+    # --- data: rank 0 decodes, the others find the result in the cache ---
+    if not chief:
+        dist.barrier()
+    parts, fingerprint = load_data(args)
+    if chief and world() > 1:
+        dist.barrier()
+    if args.dry_run:
+        args.iterations, args.epochs, args.batch_size, args.patch_size = 2, None, world(), 8
+        parts = {name: even(part, 2) for name, part in parts.items()}
+    n = len(parts["train"])
+    total = args.iterations or (12000 if args.data else 2000)
+    if args.epochs:
+        total = math.ceil(args.epochs * n / args.batch_size)
+    check_every = max(1, min(1000, total // 20))
+
+    # --- network, optimiser, average ---
+    torch.manual_seed(args.seed)
+    torch.use_deterministic_algorithms(args.deterministic)
+    arch = {"name": args.model, "channels": args.channels or (64 if args.model == "espcn" else 32)}
+    if args.model == "deep":
+        arch |= {"blocks": args.blocks, "skip": args.skip, "body": args.body, "icnr": args.icnr}
+    network = modules.build(arch).to(device)
+    average = copy.deepcopy(network).requires_grad_(False)
+    fused = device.type in ("cpu", "cuda")
+    optimiser = torch.optim.Adam(network.parameters(), args.lr, fused=fused)
+    start, best = 0, -math.inf
+    config = {
+        "arguments": vars(args),
+        "fingerprint": fingerprint,
+        "subjects": {k: sorted(set(p.subject.tolist())) for k, p in parts.items()},
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "commit": commit(),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {device}",
+        "processes": world(),
+    }
+    rows = []
+    if resuming:
+        state = load_checkpoint(run / "last.pt")
+        if state.get("fingerprint") != fingerprint:
+            raise DataError(f"{args.data}: the data set has changed since {run} was started")
+        try:
+            network.load_state_dict(state["model"])
+            average.load_state_dict(state["average"])
+            optimiser.load_state_dict(state["optimiser"])
+            start, best = state["iteration"], state["best"]
+            rows = read_log(run / "log.csv", start)
+        except (KeyError, ValueError, RuntimeError, OSError) as error:
+            raise DataError(f"{run}: cannot be resumed ({reason(error)})") from None
+    if chief:
+        run.mkdir(parents=True, exist_ok=True)
+        write_json(run / "config.json", config)
+        write_log(run / "log.csv", rows)
+        for name, part in parts.items():
+            print(f"{name + ':':12s}{part.counts()}")
+        size = f"{modules.parameters(network):,} parameters, {modules.mmac(network):.0f} MMAC"
+        print(f"network:    {arch['name']}, {size} for a 60x64 slice; on {device}")
+        print(f"run:        {run}, {total} iterations of {args.batch_size} slices", flush=True)
+
+    pairs = validation_pairs(few := even(parts["val"], VALIDATION_SLICES), args, device)
+    bicubic = validate(modules.Interpolation("bicubic").to(device), pairs, len(few))[1]
+    model = network
+    if args.compile:
+        model = torch.compile(model)
+    if world() > 1:
+        model = DistributedDataParallel(model)
+    weights, averages = list(network.parameters()), list(average.parameters())
+    trained_on = (
+        f"{parts['train'].counts()} of {Path(args.data).resolve().name if args.data else 'ICBM152'}"
+    )
+    about = dict(
+        arch=arch, scale=modules.SCALE, degradation=args.degradation, trained_on=trained_on
+    )
+    title = f"{arch['name']}, {arch['channels']} channels, {trained_on}, {args.degradation}"
+
+    def save_last(iteration):
+        state = dict(average=average.state_dict(), optimiser=optimiser.state_dict(), best=best)
+        state |= dict(iteration=iteration, fingerprint=fingerprint, metrics={})
+        save_checkpoint(run / "last.pt", {**about, "model": network.state_dict(), **state})
+
+    if chief and not resuming:
+        save_last(0)
+
+    # --- the loop ---
+    bar = tqdm(total=total * args.batch_size, initial=start * args.batch_size, unit="slice",
+               unit_scale=True, disable=not chief, mininterval=0.5 if sys.stderr.isatty() else 15,
+               dynamic_ncols=True)  # fmt: skip
+    batch_options = dict(
+        seed=args.seed, batch_size=args.batch_size, patch=args.patch_size,
+        degradation=args.degradation, augment=not args.no_augment, device=device.type,
+        rank=rank(), world=world(),
+    )  # fmt: skip
+    pending, unwritten = [], []
+    for iteration in range(start, total):
+        lr, hr = dataset.training_batch(parts["train"], iteration, **batch_options)
+        rate = learning_rate(iteration, total, args.lr, args.schedule)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=args.amp):
+            sr = model(lr)
+        loss = F.mse_loss(sr.float(), hr)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        decay = min(args.ema, (1 + iteration) / (10 + iteration))
+        with torch.no_grad():
+            for a, w in zip(averages, weights):
+                a.lerp_(w, 1 - decay)
+        pending.append((iteration + 1, rate, loss.detach()))
+
+        done = iteration + 1
+        check = done % check_every == 0 or done == total
+        save = check or done % SAVE_EVERY == 0
+        stopping = stop.signal if world() == 1 else 0
+        if not (save or stopping or len(pending) == 20):
+            continue
+        # Losses are fetched from the device a few at a time: each fetch waits for it.
+        losses = torch.stack([x for _, _, x in pending])
+        if world() > 1:
+            asked = torch.tensor(stop.signal, device=device)
+            dist.all_reduce(losses)
+            dist.all_reduce(asked, dist.ReduceOp.MAX)
+            losses, stopping = losses / world(), int(asked)
+        for (i, r, _), x in zip(pending, losses.tolist()):
+            if not math.isfinite(x):
+                bar.close()
+                raise DataError(
+                    f"loss is {x} at iteration {i}, learning rate {r:.3g}: try a lower --lr; "
+                    f"the weights before are in {run}"
+                )
+            unwritten.append(dict.fromkeys(LOG_FIELDS, "") | {"iteration": i, "loss": x, "lr": r})
+        pending.clear()
+        bar.set_postfix_str(f"loss {x:.5f}, lr {rate:.1e}", refresh=False)
+        bar.update(done * args.batch_size - bar.n)
+        if check:
+            mse, psnr = validate(average, pairs, len(few))
+            found = {"val_mse": mse, "val_psnr": psnr, "bicubic_psnr": bicubic}
+            unwritten[-1] |= found
+            gain = f"{psnr:.2f} dB, bicubic {bicubic:.2f} ({psnr - bicubic:+.2f})"
+            bar.write(f"iteration {done:>6}/{total}   validation PSNR {gain}")
+            if chief and psnr > best:
+                best = psnr
+                metrics = dict(iteration=done, val_psnr=psnr, bicubic_psnr=bicubic)
+                save_checkpoint(
+                    run / "best.pt", {**about, "model": average.state_dict(), "metrics": metrics}
+                )
+        if chief and (save or stopping):
+            append_log(run / "log.csv", unwritten)
+            rows += unwritten
+            unwritten = []
+            save_last(done)
+            if check:
+                plot(run, rows, title)
+        if stopping and done < total:
+            bar.close()
+            if chief:
+                print(f"stopped at iteration {done}; go on with:")
+                print(f"  python train.py --resume {quoted(run)}")
+            return 128 + stopping
+    bar.close()
+    if not chief:
+        return 0
+
+    # --- the result, on the test subjects ---
+    shown = "bicubic" if args.degradation == "mixed" else args.degradation
+    final = modules.load_network(load_checkpoint(run / "best.pt"), run / "best.pt").to(device)
+    table = evaluate({"this network": final}, parts["test"], shown, device, progress=True)
+    write_json(run / "metrics.json", {"degradation": shown, "results": table, "config": config})
+    plot(run, rows, title)
+    examples(run, final, parts["test"], shown, device)
+    print(f"\nTest split, {parts['test'].counts()}; LR by {shown}, 8 bits")
+    print(metrics_table(table))
+    print(f"\nIn {run}: best.pt last.pt config.json log.csv loss.png examples.png metrics.json")
+    middle = parts["test"].name[len(parts["test"]) // 2].split("#")[0]
+    if not args.data:
+        middle = run / "demo_slice.png"
+        Image.fromarray(parts["test"][len(parts["test"]) // 2]).save(middle)
+    print("Try next:\n  python predict.py --simulate --checkpoint "
+          f"{quoted(run / 'best.pt')} --image {quoted(middle)}")  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

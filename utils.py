@@ -1,0 +1,357 @@
+"""Small stateless helpers, used by every script: errors, files, metrics, checkpoints, figures."""
+
+import math
+import os
+import sys
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+CHECKPOINT_VERSION = 1
+METRICS = ("mse", "psnr", "psnr_brain", "ssim")
+
+# --- errors and files -----------------------------------------------------------------------------
+
+
+class DataError(Exception):
+    """Something is wrong with a file or with data: one line for the user, exit status 1."""
+
+    status = 1
+
+
+class UsageError(DataError):
+    """Something is wrong with the arguments: one line for the user, exit status 2."""
+
+    status = 2
+
+
+def run_main(main) -> None:
+    """Run a script's main(); errors a user can mend become one line and an exit status."""
+    try:
+        status = main()
+    except DataError as error:
+        status = fail(str(error), error.status)
+    except BrokenPipeError:  # the reader of our output (head, less) has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
+    except OSError as error:
+        status = fail(f"{error.filename or 'writing'}: {reason(error)}", 1)
+    except (MemoryError, torch.OutOfMemoryError):
+        status = fail("out of memory: try a smaller --batch-size, --patch-size or --tile", 1)
+    except KeyboardInterrupt:
+        status = fail("interrupted", 130)
+    sys.exit(status)
+
+
+def fail(message: str, status: int) -> int:
+    """Print one line on stderr, whatever line breaks a file name brings; return the status."""
+    print("error: " + message.replace("\n", "\\n").replace("\r", "\\r"), file=sys.stderr)
+    return status
+
+
+def say(message: str) -> None:
+    """A warning for the person at the prompt, on stderr so that it never mixes with results."""
+    print("warning: " + message.replace("\n", "\\n"), file=sys.stderr)
+
+
+def reason(error: BaseException) -> str:
+    """The words of an exception in one line."""
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(words.split())[:200] or type(error).__name__
+
+
+@contextmanager
+def atomic_write(path, mode: str = "wb"):
+    """Open a file that appears under its name only when it is whole and on disk.
+
+    After an error, a full disk or a kill, the file that was there before is untouched.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")
+    encoding = None if "b" in mode else "utf-8"
+    try:
+        with open(part, mode, encoding=encoding) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({reason(error)})") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+# --- metrics --------------------------------------------------------------------------------------
+
+
+def psnr_of(mse: float) -> float:
+    """PSNR in dB for data range 1; 100 dB at the most, as for equal slices."""
+    return -10 * math.log10(max(mse, 1e-10))
+
+
+@lru_cache(maxsize=64)
+def gaussian_window(size: int) -> torch.Tensor:
+    """The 11-tap Gaussian of SSIM (sigma 1.5) as a float64 matrix (size - 10, size).
+
+    For fewer than 11 samples the window shrinks to the largest odd number of taps that fits.
+    """
+    taps = min(11, size - 1 + size % 2)
+    kernel = torch.exp(-0.5 * (torch.arange(taps, dtype=torch.float64) - taps // 2) ** 2 / 1.5**2)
+    kernel /= kernel.sum()
+    matrix = torch.zeros(size - taps + 1, size, dtype=torch.float64)
+    for i in range(len(matrix)):
+        matrix[i, i : i + taps] = kernel
+    return matrix
+
+
+def ssim(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Mean structural similarity of two slices (H, W) in [0, 1].
+
+    Wang et al., IEEE Trans. Image Processing 13(4), 2004, eq. 13: 11x11 Gaussian window of sigma
+    1.5, K1 = 0.01, K2 = 0.03, averaged where the window fits. Equal to scikit-image's
+    `structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)`.
+    """
+    a, b = a.double(), b.double()
+    down, across = gaussian_window(a.shape[-2]), gaussian_window(a.shape[-1]).T
+    mu_a, mu_b, aa, bb, ab = down @ torch.stack((a, b, a * a, b * b, a * b)) @ across
+    c1, c2 = 0.01**2, 0.03**2
+    numerator = (2 * mu_a * mu_b + c1) * (2 * (ab - mu_a * mu_b) + c2)
+    denominator = (mu_a**2 + mu_b**2 + c1) * (aa - mu_a**2 + bb - mu_b**2 + c2)
+    return float((numerator / denominator).mean())
+
+
+def score(sr: torch.Tensor, hr: torch.Tensor) -> dict:
+    """MSE, PSNR, PSNR inside the brain (HR > 0.05) and SSIM of one slice (H, W), clamped to [0, 1].
+
+    No border is cut off. `psnr_brain` is None for a slice without brain.
+    """
+    sr, hr = sr.detach().cpu().float().clamp(0, 1), hr.detach().cpu().float().clamp(0, 1)
+    error = (sr.double() - hr.double()) ** 2
+    brain = error[hr > 0.05]
+    mse = float(error.mean())
+    inside = psnr_of(float(brain.mean())) if brain.numel() else None
+    return dict(mse=mse, psnr=psnr_of(mse), psnr_brain=inside, ssim=ssim(sr, hr))
+
+
+def summarise(rows: list[dict], subjects) -> dict:
+    """Per-slice scores -> {metric: {mean, sd}} over subjects, and n.
+
+    A subject's value is the mean of its slices; sd is the sample standard deviation over subjects
+    (None for a single one).
+    """
+    summary = {"subjects": len(set(subjects)), "slices": len(rows)}
+    for metric in METRICS:
+        by_subject = {}
+        for row, subject in zip(rows, subjects):
+            if row[metric] is not None:
+                by_subject.setdefault(str(subject), []).append(row[metric])
+        means = [float(np.mean(values)) for values in by_subject.values()]
+        summary[metric] = {
+            "mean": float(np.mean(means)) if means else None,
+            "sd": float(np.std(means, ddof=1)) if len(means) > 1 else None,
+        }
+    return summary
+
+
+def metrics_table(rows: dict[str, dict]) -> str:
+    """The text table of {name: summary}, with parameters and MMAC where a summary has them."""
+
+    def cell(summary, metric, digits):
+        mean, sd = summary[metric]["mean"], summary[metric]["sd"]
+        if mean is None:
+            return "-"
+        return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if sd is not None else "")
+
+    head = ["", "MSE", "PSNR (dB)", "in brain (dB)", "SSIM", "parameters", "MMAC"]
+    lines = [head]
+    for name, s in rows.items():
+        parameters = f"{s['parameters']:,}" if s.get("parameters") else "-"
+        macs = f"{s['mmac']:,.0f}" if s.get("mmac") else "-"
+        values = [cell(s, m, d) for m, d in zip(METRICS, (5, 2, 2, 4))]
+        lines.append([name, *values, parameters, macs])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    text = ["  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in lines]
+    return "\n".join([text[0], "-" * len(text[0]), *text[1:]])
+
+
+# --- checkpoints ----------------------------------------------------------------------------------
+
+
+def save_checkpoint(path, checkpoint: dict) -> None:
+    """Write a dict of tensors and plain types, whole or not at all."""
+    with atomic_write(path) as file:
+        torch.save({**checkpoint, "version": CHECKPOINT_VERSION}, file)
+
+
+def load_checkpoint(path) -> dict:
+    """Read a checkpoint on the CPU, without running any code that it may hold.
+
+    Raises DataError if it is missing, damaged, of another version or no checkpoint of this project.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such checkpoint")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise DataError(f"{path}: {reason(error)}") from None
+    except MemoryError:
+        raise DataError(f"{path}: claims more data than fits into memory") from None
+    except Exception:  # a damaged or hostile file can fail anywhere inside torch.load
+        raise DataError(f"{path}: not a checkpoint, damaged, or holds more than tensors") from None
+    wanted = {"model": dict, "arch": dict, "scale": int, "degradation": str, "version": int}
+    if not isinstance(checkpoint, dict) or any(
+        not isinstance(checkpoint.get(key), kind) for key, kind in wanted.items()
+    ):
+        raise DataError(f"{path}: not a checkpoint of this project")
+    if checkpoint["version"] != CHECKPOINT_VERSION:
+        raise DataError(
+            f"{path}: has checkpoint version {checkpoint['version']}, this program reads "
+            f"{CHECKPOINT_VERSION}; train it again or use the matching release"
+        )
+    return checkpoint
+
+
+# --- devices --------------------------------------------------------------------------------------
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """`auto` (CUDA, then MPS, then CPU) or the named device. Raises UsageError if absent."""
+    if name == "auto":
+        name = "cpu"
+        if torch.cuda.is_available():
+            name = "cuda"
+        elif torch.backends.mps.is_available():
+            name = "mps"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UsageError(f"--device {name}: not available on this machine") from None
+    return device
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+def save_figure(figure, path) -> None:
+    """Write a matplotlib figure as PNG, whole or not at all."""
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png")
+
+
+def busiest_window(image: np.ndarray, share: float = 0.3) -> tuple[float, float, float, float]:
+    """The window of an image with the most detail: (top, left, height, width) as shares of it."""
+    grid = 16
+    h, w = (max(grid, s // grid * grid) for s in image.shape)
+    padded = np.pad(image, [(0, max(0, n - s)) for n, s in zip((h, w), image.shape)])[:h, :w]
+    detail = padded.reshape(grid, h // grid, grid, w // grid).var(axis=(1, 3))
+    n = round(share * grid)
+    sums = np.lib.stride_tricks.sliding_window_view(detail, (n, n)).sum(axis=(2, 3))
+    top, left = np.unravel_index(sums.argmax(), sums.shape)
+    return top / grid, left / grid, n / grid, n / grid
+
+
+def comparison_figure(path, panels, errors=None, *, title="", aspect: float = 1.0) -> None:
+    """Write a side-by-side figure: whole slices, below them the busiest detail, then error maps.
+
+    panels: [(title, image (H, W) in [0, 1])], of any sizes that show the same field of view, all
+    drawn on one grey range. errors: an absolute error map or None for each panel, on one scale.
+    aspect: height of a pixel divided by its width.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    rows = 2 + (errors is not None)
+    h, w = panels[-1][1].shape
+    tall = min(3.0, max(0.33, aspect * h / w))
+    figure = Figure(
+        figsize=(3.1 * len(panels) + 0.6 * (rows == 3), 3.1 * tall * rows + 0.7),
+        dpi=110,
+        layout="constrained",
+    )
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, len(panels), squeeze=False)
+    top, left, height, width = busiest_window(panels[-1][1])
+    for column, (name, image) in enumerate(panels):
+        style = dict(extent=(0, 1, 1, 0), aspect=tall, interpolation="nearest")
+        for row in (0, 1):
+            axes[row, column].imshow(image, cmap="gray", vmin=0, vmax=1, **style)
+        axes[0, column].set_title(name, fontsize=10)
+        corner, size = (left, top), (width, height)
+        axes[0, column].add_patch(Rectangle(corner, *size, fill=False, color="gold", lw=1.2))
+        axes[1, column].set(xlim=(left, left + width), ylim=(top + height, top))
+    if errors is not None:
+        limit = max(0.02, max(float(np.percentile(e, 99.5)) for e in errors if e is not None))
+        for column, error in enumerate(errors):
+            if error is not None:
+                shown = axes[2, column].imshow(error, cmap="inferno", vmin=0, vmax=limit, **style)
+        label = "absolute error (white = 1)"
+        figure.colorbar(shown, ax=axes[2].tolist(), shrink=0.85, label=label)
+    for a in axes.flat:
+        a.set(xticks=[], yticks=[])
+        a.set_visible(bool(a.images))
+    if title:
+        figure.suptitle(title, fontsize=11)
+    save_figure(figure, path)
+
+
+def grid_figure(path, rows, names, *, title="", aspect: float = 1.0) -> None:
+    """Write a grid of whole slices on one grey range: one list of images (H, W) a row."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    tall = [min(3.0, max(0.33, aspect * row[-1].shape[0] / row[-1].shape[1])) for row in rows]
+    size = (2.7 * len(names), 2.7 * sum(tall) + 0.6)
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(rows), len(names), squeeze=False, height_ratios=tall)
+    for line, images, t in zip(grid, rows, tall):
+        for axes, image, name in zip(line, images, names):
+            style = dict(extent=(0, 1, 1, 0), aspect=t, interpolation="nearest")
+            axes.imshow(image, cmap="gray", vmin=0, vmax=1, **style)
+            axes.set(xticks=[], yticks=[])
+            if images is rows[0]:
+                axes.set_title(name, fontsize=10)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    save_figure(figure, path)
+
+
+def loss_figure(path, iterations, losses, validations, bicubic_mse=None, title="") -> None:
+    """Plot the training loss per iteration: raw and smoothed, with validation and bicubic.
+
+    validations: [(iteration, MSE)]. Logarithmic axis; MSE of intensities in [0, 1].
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    losses = np.asarray(losses, dtype=float)
+    if len(losses):
+        axes.plot(iterations, losses, color="tab:blue", alpha=0.25, lw=0.6, label="training, raw")
+        # A centred mean that shrinks at both ends, so that the curve is as long as the data.
+        width = max(1, len(losses) // 50)
+        sums = np.concatenate(([0.0], np.cumsum(losses)))
+        i = np.arange(len(losses))
+        low, high = np.maximum(0, i - width), np.minimum(len(losses), i + width + 1)
+        smooth = (sums[high] - sums[low]) / (high - low)
+        axes.plot(iterations, smooth, color="tab:blue", lw=2, label="training, smoothed")
+    if validations:
+        axes.plot(*zip(*validations), "o-", color="tab:red", ms=4, lw=1, label="validation slices")
+    if bicubic_mse:
+        label = "bicubic upsampling, validation slices"
+        axes.axhline(bicubic_mse, color="black", ls="--", lw=1, label=label)
+    axes.set(xlabel="iteration (optimiser steps)", ylabel="MSE (intensity in [0, 1], squared)")
+    axes.set_yscale("log")
+    axes.grid(alpha=0.3, which="both")
+    axes.set_title(title, fontsize=10)
+    if axes.lines:
+        axes.legend(fontsize=9)
+    save_figure(figure, path)
