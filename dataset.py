@@ -57,10 +57,10 @@ def axis_matrix(name: str, size: int, device: str = "cpu") -> torch.Tensor:
 
 def apply_axes(hr: torch.Tensor, down: torch.Tensor, across: torch.Tensor) -> torch.Tensor:
     """LR = down HR across^T with `axis_matrix`es or windows of them; not clamped, not rounded."""
-    if len(down) == 1:
-        return down[0] @ hr @ across[0].T
-    lr = down.flatten(0, 1) @ hr @ across.flatten(0, 1).T
-    h, w = down.shape[1], across.shape[1]
+    h, w = down.shape[-2], across.shape[-2]
+    lr = down.flatten(-3, -2) @ hr @ across.flatten(-3, -2).mT
+    if lr.shape[-1] == w:
+        return lr
     real = lr[..., :h, :w] - lr[..., h:, w:]
     imaginary = lr[..., :h, w:] + lr[..., h:, :w]
     return torch.hypot(real, imaginary)
@@ -368,7 +368,7 @@ def split_subjects(scans: list[Scan], seed: int, validate: float = 0.1, test: fl
 
 @dataclass
 class Slices:
-    """Slices of one split. Pixels lie in one uint8 file, and only what is asked for is mapped."""
+    """Slices of one split. Pixels lie in one uint8 file; only what is asked for is read."""
 
     file: Path
     offset: np.ndarray  # (n,) int64, where a slice starts in the file
@@ -381,9 +381,9 @@ class Slices:
         return len(self.offset)
 
     def __getitem__(self, i: int) -> np.ndarray:
-        """Slice i as uint8 (H, W). Mapped anew each time: memory holds one slice, not all."""
-        shape = tuple(int(s) for s in self.shape[i])
-        return np.memmap(self.file, np.uint8, "r", int(self.offset[i]), shape)
+        """Slice i as uint8 (H, W). Read, not mapped: pages of a mapping would count as memory."""
+        h, w = self.shape[i].tolist()
+        return np.fromfile(self.file, np.uint8, h * w, offset=int(self.offset[i])).reshape(h, w)
 
     def take(self, chosen) -> "Slices":
         """The slices with these indices (or this mask)."""
@@ -531,53 +531,71 @@ def training_batch(
     that each make their share (every world-th sample) see together what one process would.
     The whole slice is degraded, and of the result only the patch is computed: patches carry no
     trace of having been cut out. patch: in LR pixels; 0: whole slices.
-    augment: cut at any HR pixel, flips, quarter turns, brightness; with `mixed` also noise.
+    augment: flips, quarter turns, the LR grid at any HR pixel, brightness; with `mixed` also noise.
     """
-    rng = np.random.default_rng([seed, 2, iteration])
-    dice = rng.random((batch_size, 10))
+    dice = np.random.default_rng([seed, 2, iteration]).random((batch_size, 10))
     numbers = iteration * batch_size + np.arange(batch_size)
-    mine = range(rank, batch_size, world)
     chosen = [shuffled(len(slices), seed, n // len(slices))[n % len(slices)] for n in numbers]
     if patch:
         height = width = patch
     else:
         height, width = (slices.shape[chosen].max(axis=0) // SCALE).tolist()
-    lrs, hrs = [], []
-    for b in mine:
+    samples = []
+    for b in range(rank, batch_size, world):
         d = dice[b]
-        hr = slices[chosen[b]]
-        if augment:  # where the LR grid lies on the slice
-            top, left = int(4 * d[0]), int(4 * d[1])
-            hr = hr[min(top, hr.shape[0] - SCALE) :, min(left, hr.shape[1] - SCALE) :]
-        hr = crop_to_scale(hr)
-        missing = [max(0, SCALE * s - have) for s, have in zip((height, width), hr.shape)]
-        if any(missing):
-            hr = np.pad(hr, [(0, m) for m in missing])
         name = degradation
         if name == "mixed":
             name = DEGRADATIONS[np.searchsorted(np.cumsum(MIXED[:-1]), d[5], side="right")]
+        hr = slices[chosen[b]]
+        if augment:  # all of this only changes how the same pixels are looked at
+            hr = hr[:: 1 if d[7] < 0.5 else -1, :: 1 if d[8] < 0.5 else -1]
+            hr = hr.T if d[9] < 0.5 and patch else hr
+            top, left = (min(int(4 * x), s - SCALE) for x, s in zip(d[:2], hr.shape))
+            hr = hr[top:, left:]
+        hr = crop_to_scale(hr)
+        missing = [max(0, SCALE * p - s) for p, s in zip((height, width), hr.shape)]
+        if any(missing):
+            hr = np.pad(hr, [(0, m) for m in missing])
         # Along each axis: where the patch starts, and which HR samples its LR samples are made of.
         reach = max(hr.shape) if name == "kspace" else 2 * SCALE
-        matrices, window, target = [], [], []
-        for size, patch_size, where in zip(hr.shape, (height, width), d[2:4]):
-            first = int(where * (size // SCALE - patch_size + 1))
-            begin = max(0, SCALE * first - reach)
-            end = min(size, SCALE * (first + patch_size) + reach)
-            matrix = axis_matrix(name, size, device)
-            matrices.append(matrix[:, first : first + patch_size, begin:end])
+        matrices, window, inside = [], [], []
+        for size, p, where in zip(hr.shape, (height, width), d[2:4]):
+            first = int(where * (size // SCALE - p + 1))
+            begin, end = max(0, SCALE * first - reach), min(size, SCALE * (first + p) + reach)
+            matrices.append(axis_matrix(name, size)[:, first : first + p, begin:end].numpy())
             window.append(slice(begin, end))
-            target.append(slice(SCALE * first - begin, SCALE * (first + patch_size) - begin))
-        hr = torch.from_numpy(np.array(hr[tuple(window)])).to(device, non_blocking=True)
-        hr = hr.float().mul_((1 - 0.3 * d[4] if augment else 1) / 255)
-        lr, hr = apply_axes(hr, *matrices), hr[tuple(target)]
-        if degradation == "mixed" and d[6] < 0.5:  # a little scanner noise, up to 1 % of white
-            noise = np.random.default_rng([seed, 3, iteration, b]).standard_normal(lr.shape)
-            lr = lr + torch.from_numpy(noise).to(device, lr.dtype) * (0.02 * d[6])
-        if augment:
-            turns = [a for a, flip in ((0, d[7] < 0.5), (1, d[8] < 0.5)) if flip]
-            lr, hr = lr.flip(turns), hr.flip(turns)
-            if d[9] < 0.5 and height == width:
-                lr, hr = lr.T, hr.T
-        lrs.append(lr)
-        hrs.append(hr)
-    return quantise(torch.stack(lrs)[:, None]), torch.stack(hrs)[:, None]
+            inside.append(slice(SCALE * first - begin, SCALE * (first + p) - begin))
+        gain = (1 - 0.3 * d[4]) if augment else 1.0
+        samples.append((hr[tuple(window)], matrices, inside, gain, b))
+
+    lr = torch.empty(len(samples), height, width, device=device)
+    hr = torch.empty(len(samples), SCALE * height, SCALE * width, device=device)
+    for parts in (1, 2):  # k-space samples need whole slices and complex matrices, others do not
+        group = [i for i, sample in enumerate(samples) if len(sample[1][0]) == parts]
+        if not group:
+            continue
+        # Stacked with zeros around, so that a batch takes two matrix products, not two a sample.
+        tall, wide = (max(samples[i][0].shape[axis] for i in group) for axis in (0, 1))
+        pixels = np.zeros((len(group), tall, wide), np.uint8)
+        down = np.zeros((len(group), parts, height, tall), np.float32)
+        across = np.zeros((len(group), parts, width, wide), np.float32)
+        for n, i in enumerate(group):
+            window, matrices, *_ = samples[i]
+            pixels[n, : window.shape[0], : window.shape[1]] = window
+            down[n, ..., : window.shape[0]], across[n, ..., : window.shape[1]] = matrices
+        gain = torch.tensor([samples[i][3] / 255 for i in group], device=device)[:, None, None]
+        arrays = (pixels, down, across)
+        pixels, down, across = (
+            torch.from_numpy(array).to(device, non_blocking=True) for array in arrays
+        )
+        pixels = pixels.float().mul_(gain)
+        lr[group] = apply_axes(pixels, down, across)
+        for n, i in enumerate(group):
+            hr[i] = pixels[n][tuple(samples[i][2])]
+    if degradation == "mixed":  # in half of the slices a little scanner noise, up to 1 % of white
+        noise = np.random.default_rng([seed, 3, iteration]).standard_normal(
+            (batch_size, height, width), np.float32
+        )
+        noise *= 0.02 * np.maximum(0, 0.5 - dice[:, 6, None, None]).astype(np.float32)
+        lr += torch.from_numpy(noise[rank::world]).to(device)
+    return quantise(lr[:, None]), hr[:, None]
