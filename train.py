@@ -84,7 +84,7 @@ def arguments(argv=None):
     add("--iterations", type=whole(1), help="optimiser steps  (default: 2000 demo, 12000 data)")
     add("--batch-size", type=whole(1), default=8, help="slices a step, over all processes")
     add("--patch-size", type=whole(0), default=32, help="LR pixels along an edge; 0: whole slices")
-    add("--lr", type=float, default=2e-3, help="peak learning rate of Adam")
+    add("--lr", type=float, default=4e-3, help="peak learning rate of Adam")
     add("--schedule", default="cosine", choices=("cosine", "constant"), help="of the learning rate")
     add("--ema", type=float, default=0.999, help="decay of the weight average; 0: none")
     add("--no-augment", action="store_true", help="no flips, turns, brightness, grid shifts")
