@@ -35,6 +35,7 @@ from utils import (
     DataError,
     UsageError,
     atomic_write,
+    bf16_works,
     grid_figure,
     load_checkpoint,
     loss_figure,
@@ -287,6 +288,8 @@ def main(argv=None):
     if args.threads:
         torch.set_num_threads(args.threads)
     device = pick_device(args.device)
+    if args.amp and device.type == "cpu" and not bf16_works():
+        raise UsageError("--amp: this CPU cannot do bf16 products; leave it out")
     if world() > 1:
         if not args.run:
             raise UsageError("with several processes give the run folder a name: --run")

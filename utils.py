@@ -2,6 +2,7 @@
 
 import math
 import os
+import subprocess
 import sys
 from contextlib import contextmanager
 from functools import lru_cache
@@ -232,6 +233,18 @@ def pick_device(name: str = "auto") -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError):
         raise UsageError(f"--device {name}: not available on this machine") from None
     return device
+
+
+def bf16_works() -> bool:
+    """Whether this CPU can do bf16 convolutions. Tried in a process of its own: on some chips that
+    advertise them, the attempt ends the process."""
+    code = (
+        "import torch, torch.nn.functional as F\n"
+        "with torch.autocast('cpu', dtype=torch.bfloat16):\n"
+        "    x = torch.ones(1, 32, 32, 32, requires_grad=True)\n"
+        "    F.conv2d(x, torch.ones(32, 32, 3, 3)).float().sum().backward()\n"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
 # --- figures --------------------------------------------------------------------------------------
