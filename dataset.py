@@ -13,6 +13,7 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -415,7 +416,7 @@ def scan_slices(scan: Scan, axis: str, count: int) -> list[tuple[str, np.ndarray
 
 def fingerprint(scans: list[Scan], *options) -> str:
     """A digest of the files' names, sizes and times: it changes when the data set does."""
-    digest = hashlib.sha256(json.dumps(["cache 1", *options]).encode())
+    digest = hashlib.sha256(json.dumps(["cache 2", *options]).encode())
     for scan in scans:
         about = scan.path.stat()
         digest.update(f"{scan.path}|{about.st_size}|{about.st_mtime_ns}\n".encode())
@@ -446,7 +447,7 @@ def load_slices(scans: list[Scan], cache, *, axis="axial", count=0, workers=2, p
         with atomic_write(pixels_file) as file, ThreadPoolExecutor(workers) as pool:
             # A few scans at a time: what waits to be written is bounded.
             for start in range(0, len(scans), 4 * workers):
-                part = [scan for scan, _ in zip(numbered, range(4 * workers))]
+                part = list(islice(numbered, 4 * workers))
                 for i, found in enumerate(pool.map(read, part), start):
                     if isinstance(found, DataError):
                         say(f"left out: {found}")
