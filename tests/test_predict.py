@@ -1,0 +1,289 @@
+"""predict.py on pictures: sizes, bit depths, names, folders, figures, simulation."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+
+import predict
+import utils
+from utils import DataError, UsageError
+
+
+@pytest.fixture
+def run(tiny):
+    """Run predict.py in this process with the tiny network."""
+
+    def call(*arguments) -> int:
+        return predict.main(["--checkpoint", str(tiny), "--device", "cpu", *map(str, arguments)])
+
+    return call
+
+
+def ramp(height: int, width: int, top: float = 255) -> np.ndarray:
+    """A smooth picture that uses all of 0..top."""
+    y, x = np.mgrid[:height, :width]
+    waves = 2 + np.sin(y / 5) + np.cos(x / 7)
+    return waves / waves.max() * top
+
+
+def save(path, values, dtype=np.uint8) -> Path:
+    Image.fromarray(np.asarray(values, dtype)).save(path)
+    return path
+
+
+def pixels(path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def test_a_slice_is_enlarged_not_shrunk(tmp_path, run, capsys):
+    picture = save(tmp_path / "slice.png", ramp(24, 36))
+    assert run("--image", picture) == 0
+    sr = pixels(tmp_path / "slice_x4.png")
+    assert sr.shape == (96, 144) and sr.dtype == np.uint8
+    # Shrunk again by the mean of 4x4 pixels it is the picture that was given.
+    assert np.abs(sr.reshape(24, 4, 36, 4).mean((1, 3)) - pixels(picture)).max() < 6
+    figure = pixels(tmp_path / "slice_x4_figure.png")
+    assert figure.shape[0] > 300 and figure.shape[1] > 800
+    out = capsys.readouterr().out
+    assert "slice_x4.png" in out and "slice_x4_figure.png" in out
+    assert "tiny.pt" in out and "nothing, made by a test" in out and "bicubic" in out
+
+
+def test_an_untrained_network_gives_bicubic_upsampling(tmp_path):
+    import modules
+
+    arch = {"name": "deep", "channels": 4, "blocks": 1}
+    weights = {"model": modules.build(arch).state_dict(), "arch": arch}
+    about = {"scale": 4, "degradation": "bicubic", "trained_on": "-", "metrics": {}}
+    utils.save_checkpoint(tmp_path / "new.pt", {**weights, **about})
+    picture = save(tmp_path / "a.png", ramp(20, 28))
+    predict.main(["--image", str(picture), "--checkpoint", str(tmp_path / "new.pt")])
+    lr = torch.from_numpy(pixels(picture).copy())[None, None].float() / 255
+    wanted = torch.nn.functional.interpolate(lr, scale_factor=4, mode="bicubic")[0, 0]
+    wanted = (wanted.clamp(0, 1) * 255).numpy()
+    assert np.abs(pixels(tmp_path / "a_x4.png") - wanted).max() <= 0.51
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (3, 5), (7, 2), (17, 30)])
+def test_every_size_works(tmp_path, run, size):
+    run("--image", save(tmp_path / "p.png", ramp(*size)))
+    assert pixels(tmp_path / "p_x4.png").shape == (4 * size[0], 4 * size[1])
+    assert (tmp_path / "p_x4_figure.png").exists()
+
+
+def test_bit_depth_and_units_are_kept(tmp_path, run):
+    for name, dtype, top, out in (
+        ("eight.png", np.uint8, 200, "eight_x4.png"),
+        ("sixteen.png", np.uint16, 51000, "sixteen_x4.png"),
+        ("twelve.tif", np.uint16, 3100, "twelve_x4.png"),
+        ("real.tif", np.float32, 7.5, "real_x4.tif"),
+    ):
+        given = save(tmp_path / name, ramp(16, 16, top), dtype)
+        run("--image", given, "--no-figure")
+        sr = pixels(tmp_path / out)
+        assert sr.dtype == dtype, name
+        small = sr.astype(float).reshape(16, 4, 16, 4).mean((1, 3))
+        assert np.abs(small - pixels(given)).max() < 0.03 * top, name
+
+
+def test_float_pictures_keep_negative_and_bright_values(tmp_path, run):
+    values = ramp(16, 16, 2000) - 1000
+    run("--image", save(tmp_path / "z.tif", values, np.float32), "--no-figure")
+    sr = pixels(tmp_path / "z_x4.tif")
+    assert abs(sr.min() - values.min()) < 60 and abs(sr.max() - values.max()) < 60
+
+
+def test_colour_models_that_are_really_grey(tmp_path, run, capsys):
+    grey = Image.fromarray(ramp(16, 20).astype(np.uint8))
+    results = []
+    for mode in ("L", "RGB", "RGBA", "LA", "P"):
+        grey.convert(mode).save(tmp_path / f"{mode}.png")
+        run("--image", tmp_path / f"{mode}.png", "--no-figure")
+        results.append(pixels(tmp_path / f"{mode}_x4.png"))
+        assert np.array_equal(results[0], results[-1]), mode
+    assert "colour" not in capsys.readouterr().err
+    Image.new("RGB", (8, 8), (250, 10, 10)).save(tmp_path / "red.png")
+    run("--image", tmp_path / "red.png", "--no-figure")
+    assert "colour" in capsys.readouterr().err
+
+
+def test_tiles_change_nothing(tmp_path, run):
+    picture = save(tmp_path / "p.png", ramp(40, 50, 60000), np.uint16)
+    run("--image", picture, "--output", tmp_path / "whole")
+    run("--image", picture, "--output", tmp_path / "tiles", "--tile", 13)
+    whole, tiles = (pixels(tmp_path / o / "p_x4.png").astype(int) for o in ("whole", "tiles"))
+    assert np.abs(whole - tiles).max() <= 1
+
+
+def test_simulation_scores_against_the_given_picture(tmp_path, run, capsys, real_slices):
+    import dataset
+
+    hr = real_slices[:1]
+    picture = save(tmp_path / "s.png", hr[0, 0] * 255)
+    before = picture.read_bytes()
+    run("--image", picture, "--simulate", "--degradation", "bilinear", "--output", tmp_path / "o")
+    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == [
+        "s_simulated_x4.png",
+        "s_simulated_x4_figure.png",
+    ]
+    assert pixels(tmp_path / "o/s_simulated_x4.png").shape == (200, 160)
+    assert picture.read_bytes() == before
+    lr = dataset.degrade(hr, "bilinear")
+    bicubic = torch.nn.functional.interpolate(lr, scale_factor=4, mode="bicubic")
+    wanted = utils.score(bicubic[0, 0], hr[0, 0])
+    row = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("bicubic"))
+    assert f"{wanted['psnr']:.2f}" in row and f"{wanted['ssim']:.4f}" in row
+    assert f"{wanted['mse']:.5f}" in row
+
+
+def test_a_folder_keeps_names_and_sub_folders(tmp_path, run, capsys):
+    data = tmp_path / "data"
+    (data / "sub" / "deep").mkdir(parents=True)
+    for name in ("a.png", "sub/b.tif", "sub/deep/c d.jpeg", "sub/.hidden.png"):
+        save(data / name, ramp(8, 12))
+    save(data / "big.png", ramp(20, 12))
+    assert run("--image", data, "--output", tmp_path / "out") == 0
+    found = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*")}
+    assert found == {"a_x4.png", "big_x4.png", "sub/b_x4.png", "sub/deep/c d_x4.png"}
+    assert "4 upscaled" in capsys.readouterr().out
+    run("--image", data / "a.png", "--output", tmp_path / "one", "--no-figure")
+    assert np.array_equal(pixels(tmp_path / "one/a_x4.png"), pixels(tmp_path / "out/a_x4.png"))
+
+
+def test_a_second_call_skips_what_is_finished_and_its_own_results(tmp_path, run, capsys):
+    save(tmp_path / "a.png", ramp(8, 8))
+    save(tmp_path / "b.png", ramp(8, 8))
+    run("--image", tmp_path, "--figure")
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert len(names) == 6
+    (tmp_path / "b_x4.png").unlink()
+    (tmp_path / "a_x4.png").write_bytes(b"mark")
+    capsys.readouterr()
+    run("--image", tmp_path)
+    out = capsys.readouterr().out
+    assert "1 upscaled" in out and "1 finished before" in out and "results of earlier" in out
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
+    assert (tmp_path / "a_x4.png").read_bytes() == b"mark"
+    run("--image", tmp_path, "--overwrite")
+    assert pixels(tmp_path / "a_x4.png").shape == (32, 32)
+
+
+def test_a_bad_file_is_named_counted_and_the_others_are_done(tmp_path, run, capsys):
+    data = tmp_path / "data"
+    data.mkdir()
+    save(data / "good.png", ramp(8, 8))
+    (data / "bad.png").write_text("not a picture")
+    (data / "cut.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    assert run("--image", data, "--output", tmp_path / "out") == 1
+    said = capsys.readouterr()
+    assert "bad.png" in said.err and "cut.jpg" in said.err
+    assert "1 upscaled" in said.out and "2 failed" in said.out
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["good_x4.png"]
+
+
+def test_inputs_of_one_stem_do_not_collide(tmp_path, run):
+    data = tmp_path / "data"
+    data.mkdir()
+    for name, top in (("a.png", 250), ("a.jpg", 100), ("a.jpg.png", 50), ("b.png", 20)):
+        save(data / name, ramp(8, 8, top))
+    run("--image", data, "--output", tmp_path / "o")
+    tops = {p.name: pixels(p).max() for p in (tmp_path / "o").iterdir()}
+    assert set(tops) == {"a.png_x4.png", "a.jpg_x4.png", "a.jpg.png_x4.png", "b_x4.png"}
+    assert tops["a.png_x4.png"] > 200 > tops["a.jpg_x4.png"] > 80 > tops["a.jpg.png_x4.png"]
+    # One of them alone gets the same name.
+    run("--image", data / "a.jpg", "--output", tmp_path / "p", "--no-figure")
+    assert [p.name for p in (tmp_path / "p").iterdir()] == ["a.jpg_x4.png"]
+
+
+def test_shards_share_a_folder_without_overlap(tmp_path, run, monkeypatch):
+    data = tmp_path / "data"
+    data.mkdir()
+    for i in range(7):
+        save(data / f"{i}.png", ramp(4, 4))
+    done = []
+    for i in range(3):
+        run("--image", data, "--output", tmp_path / f"o{i}", "--shard", f"{i + 1}/3")
+        done += [p.name for p in (tmp_path / f"o{i}").iterdir()]
+    assert sorted(done) == [f"{i}_x4.png" for i in range(7)]
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    run("--image", data, "--output", tmp_path / "r")
+    assert sorted(p.name for p in (tmp_path / "r").iterdir()) == ["1_x4.png", "5_x4.png"]
+
+
+def test_nothing_is_written_outside_the_output_folder(tmp_path, run, capsys):
+    data, outside = tmp_path / "data", tmp_path / "outside"
+    data.mkdir()
+    outside.mkdir()
+    save(outside / "x.png", ramp(4, 4))
+    save(data / "t..ricky..png", ramp(4, 4))
+    save(data / "new\nline.png", ramp(4, 4))
+    try:
+        (data / "link").symlink_to(outside)
+    except OSError:
+        pytest.skip("no links here")
+    assert run("--image", data) == 1  # beside the input would be beside the link's target
+    assert [p.name for p in outside.iterdir()] == ["x.png"]
+    assert "link out of the output folder" in capsys.readouterr().err
+    # A result that is a link is replaced, not written through.
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o/x_x4.png").symlink_to(outside / "x.png")
+    before = (outside / "x.png").read_bytes()
+    run("--image", outside / "x.png", "--output", tmp_path / "o")
+    assert (outside / "x.png").read_bytes() == before
+    assert pixels(tmp_path / "o/x_x4.png").shape == (16, 16)
+    assert run("--image", data, "--output", tmp_path / "p") == 0
+    assert {p.name for p in (tmp_path / "p").iterdir()} == {
+        "t..ricky._x4.png",
+        "new\nline_x4.png",
+        "link",
+    }
+
+
+def test_wrong_arguments_are_refused(tmp_path, run):
+    picture = save(tmp_path / "a.png", ramp(8, 8))
+    for arguments, error in (
+        (["--image", tmp_path / "none.png"], DataError),
+        (["--image", picture, "--output", picture], UsageError),
+        (["--image", picture, "--output", tmp_path / "result.png"], UsageError),
+        (["--image", picture, "--device", "nonsense"], UsageError),
+        (["--image", picture, "--checkpoint", picture], DataError),
+        (["--image", picture, "--checkpoint", tmp_path / "none.pt"], DataError),
+        (["--image", save(tmp_path / "b.png", ramp(3, 8)), "--simulate"], DataError),
+        (["--image", picture, "--shard", "5/4"], SystemExit),
+        (["--image", picture, "--tile", "0"], SystemExit),
+        (["--image", picture, "--degradation", "bilinear"], SystemExit),
+        (["--imag", picture], SystemExit),
+    ):
+        with pytest.raises(error):
+            run(*arguments)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "b.png"]
+
+
+def test_as_a_program_without_heavy_imports(tmp_path, tiny):
+    picture = save(tmp_path / "a slice.png", ramp(8, 8))
+    program = (
+        "import sys, runpy; sys.argv[0] = 'predict.py'\n"
+        f"try: runpy.run_path({str(ROOT / 'predict.py')!r}, run_name='__main__')\n"
+        "except SystemExit as e: assert not e.code, e.code\n"
+        "heavy = {'matplotlib', 'nibabel', 'nilearn', 'pydicom', 'scipy', 'torchvision'}\n"
+        "print('heavy:', *sorted(heavy & set(sys.modules)))\n"
+    )
+    command = ["--image", str(picture), "--checkpoint", str(tiny), "--no-figure"]
+    result = subprocess.run(
+        [sys.executable, "-c", program, *command], capture_output=True, text=True, cwd=ROOT
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "heavy:"
+    assert pixels(tmp_path / "a slice_x4.png").shape == (32, 32)
+    command = ["predict.py", "--image", str(tmp_path / "none.png"), "--checkpoint", str(tiny)]
+    result = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
