@@ -3,7 +3,6 @@
 python evaluate.py weights/default.pt runs/mine/best.pt --data DIR
 """
 
-import argparse
 import json
 
 import numpy as np
@@ -13,6 +12,7 @@ from tqdm import tqdm
 import dataset
 import modules
 from utils import (
+    Parser,
     atomic_write,
     load_checkpoint,
     metrics_table,
@@ -20,6 +20,7 @@ from utils import (
     run_main,
     score,
     summarise,
+    whole,
 )
 
 
@@ -49,11 +50,7 @@ def evaluate(networks: dict, slices, degradation: str, device="cpu", progress=Fa
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(__doc__.split("\n\n")[0])
     add = parser.add_argument
     add("checkpoint", nargs="+", help="weights to compare")
     add("--data", help="folder of pictures or volumes; without it, the demonstration brain")
@@ -62,8 +59,8 @@ def main(argv=None):
     add("--degradation", choices=dataset.DEGRADATIONS, default="bicubic", help="how LR is made")
     add("--axis", default="axial", choices=("axial", "coronal", "sagittal", "all"),
         help="planes, for volumes")  # fmt: skip
-    add("--slices", type=int, default=0, help="central slices of a volume; 0: all usable")
-    add("--seed", type=int, default=0, help="of the split, as given to train.py")
+    add("--slices", type=whole(0), default=0, help="central slices of a volume; 0: all usable")
+    add("--seed", type=whole(0), default=0, help="of the split, as given to train.py")
     add("--cache", default="runs/cache", help="folder for the decoded slices")
     add("--device", default="auto", help="auto, cpu, cuda, mps")
     add("--json", metavar="FILE", help="write the table as JSON too")

@@ -7,11 +7,13 @@ Shi et al., "Real-Time Single Image and Video Super-Resolution Using an Efficien
 Convolutional Neural Network", CVPR 2016 (ESPCN): eq. 1-3 the stack, eq. 4 the pixel shuffle.
 """
 
+import reprlib
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from utils import DataError
+from utils import DataError, reason
 
 SCALE = 4
 TILE = 384  # LR pixels along an edge; longer slices are computed in tiles
@@ -130,31 +132,41 @@ def build(arch: dict) -> nn.Module:
     """
     options = dict(arch)
     name = options.pop("name", None)
-    sizes = {k: v for k, v in options.items() if k in ("channels", "blocks")}
+    channels, blocks = options.get("channels", 32), options.get("blocks", 13)
     good = (
-        name in NETWORKS
-        and set(options)
+        name in tuple(NETWORKS)
+        and options.keys()
         <= ({"channels"} if name == "espcn" else {"channels", "blocks", "icnr", *CHOICES})
-        and all(
-            type(v) is int and (k == "blocks" or v) and 0 <= v <= 1024 for k, v in sizes.items()
-        )
+        and type(channels) is int
+        and type(blocks) is int
+        and 1 <= channels <= 1024
+        and 0 <= blocks <= 1024
+        and channels**2 * max(2, blocks) < 2**24  # 0.6 GB of weights
         and all(options[k] in CHOICES[k] for k in CHOICES if k in options)
         and isinstance(options.get("icnr", False), bool)
     )
     if not good:
-        raise DataError(f"unknown network {str(arch)[:100]}")
+        raise DataError(f"unknown network, or too large: {reprlib.repr(arch)}")
     network = NETWORKS[name](**options)
     return network.to(memory_format=torch.channels_last)  # 1.6-1.9x the speed on a CPU
 
 
 def load_network(checkpoint: dict, path="checkpoint") -> nn.Module:
     """The network of a checkpoint, ready for inference. Raises DataError if it does not fit."""
+    weights = checkpoint["model"]
     try:
+        if checkpoint["scale"] != SCALE:
+            raise DataError(f"its scale is not {SCALE}")
+        with torch.device("meta"):  # names and sizes are compared before memory is taken
+            wanted = build(checkpoint["arch"]).state_dict()
+        if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in wanted.items()}:
+            raise DataError("weights and arch differ")
+        if not all(w.is_floating_point() and w.isfinite().all() for w in weights.values()):
+            raise DataError("it holds weights that are not finite numbers")
         network = build(checkpoint["arch"])
-        network.load_state_dict(checkpoint["model"])
-    except (DataError, RuntimeError, TypeError) as error:
-        words = str(error).split("\n")[0]
-        raise DataError(f"{path}: does not fit this program ({words})") from None
+        network.load_state_dict(weights)
+    except Exception as error:  # names and values of a hostile file can be of any type
+        raise DataError(f"{path}: does not fit this program ({reason(error)})") from None
     return network.eval()
 
 

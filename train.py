@@ -6,7 +6,6 @@
 Leaves a run folder with weights, loss graph, example figure and metrics, and prints where it is.
 """
 
-import argparse
 import copy
 import csv
 import json
@@ -33,6 +32,7 @@ import modules
 from evaluate import as_tensor, evaluate
 from utils import (
     DataError,
+    Parser,
     UsageError,
     atomic_write,
     bf16_works,
@@ -45,6 +45,7 @@ from utils import (
     reason,
     run_main,
     save_checkpoint,
+    whole,
 )
 
 LOG_FIELDS = ("iteration", "loss", "lr", "val_mse", "val_psnr", "bicubic_psnr")
@@ -56,10 +57,7 @@ MAY_CHANGE = {"epochs", "iterations", "device", "workers", "threads", "resume", 
 
 def arguments(argv=None):
     """The command line."""
-    defaults = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0], formatter_class=defaults, allow_abbrev=False
-    )
+    parser = Parser(__doc__.split("\n\n")[0])
     add = parser.add_argument_group("data").add_argument
     add("--data", help="folder of pictures or volumes; without it, a demonstration brain")
     add("--degradation", default="bicubic", choices=(*dataset.DEGRADATIONS, "mixed"),
@@ -120,19 +118,6 @@ def arguments(argv=None):
     if not 0 < args.lr < 1:
         parser.error("--lr must be in (0, 1)")
     return args
-
-
-def whole(least: int):
-    """An argparse type: a whole number, at least this."""
-
-    def parse(text):
-        number = int(text)
-        if number < least:
-            raise argparse.ArgumentTypeError(f"{number} is less than {least}")
-        return number
-
-    parse.__name__ = "whole number"
-    return parse
 
 
 def learning_rate(iteration: int, total: int, peak: float, schedule: str) -> float:

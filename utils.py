@@ -1,10 +1,12 @@
 """Small stateless helpers, used by every script: errors, files, metrics, checkpoints, figures."""
 
+import argparse
 import math
 import os
 import subprocess
 import sys
-from contextlib import contextmanager
+import zipfile
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -31,6 +33,8 @@ class UsageError(DataError):
 
 def run_main(main) -> None:
     """Run a script's main(); errors a user can mend become one line and an exit status."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter shows its number
+        stream.reconfigure(errors="backslashreplace")
     try:
         status = main()
     except DataError as error:
@@ -40,7 +44,9 @@ def run_main(main) -> None:
         status = 141
     except OSError as error:
         status = fail(f"{error.filename or 'writing'}: {reason(error)}", 1)
-    except (MemoryError, torch.OutOfMemoryError):
+    except (MemoryError, RuntimeError) as error:  # torch has several types for it, by version
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
         status = fail("out of memory: try a smaller --batch-size, --patch-size or --tile", 1)
     except KeyboardInterrupt:
         status = fail("interrupted", 130)
@@ -48,14 +54,19 @@ def run_main(main) -> None:
 
 
 def fail(message: str, status: int) -> int:
-    """Print one line on stderr, whatever line breaks a file name brings; return the status."""
-    print("error: " + message.replace("\n", "\\n").replace("\r", "\\r"), file=sys.stderr)
+    """Print one line on stderr; return the status."""
+    print("error: " + one_line(message), file=sys.stderr)
     return status
 
 
 def say(message: str) -> None:
     """A warning for the person at the prompt, on stderr so that it never mixes with results."""
-    print("warning: " + message.replace("\n", "\\n"), file=sys.stderr)
+    print("warning: " + one_line(message), file=sys.stderr)
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks and control codes, whatever a file name brings."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def reason(error: BaseException) -> str:
@@ -65,13 +76,55 @@ def reason(error: BaseException) -> str:
 
 
 @contextmanager
+def reading(path):
+    """Read a file inside this: whatever a reader lets through becomes a DataError with its name.
+
+    Damaged files make libraries fail in any way: struct, zlib, numpy, attribute errors ...
+    """
+    try:
+        if not os.path.isfile(path):  # a folder, a broken link, or a pipe that would wait for ever
+            raise DataError(f"{path}: {'not a file' if os.path.lexists(path) else 'no such file'}")
+        yield
+    except DataError:
+        raise
+    except MemoryError:
+        raise DataError(f"{path}: claims more data than fits into memory") from None
+    except Exception as error:
+        raise DataError(f"{path}: cannot be read ({reason(error)})") from None
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line with its defaults in --help, whose mistakes are one line and status 2."""
+
+    def __init__(self, description):
+        formatter = argparse.ArgumentDefaultsHelpFormatter
+        super().__init__(description=description, formatter_class=formatter, allow_abbrev=False)
+
+    def error(self, message):
+        raise UsageError(f"{message}; see --help")
+
+
+def whole(least: int, most: int = 2**31):
+    """An argparse type: a whole number in this range."""
+
+    def parse(text):
+        number = int(text)
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not in {least} ... {most}")
+        return number
+
+    parse.__name__ = "whole number"
+    return parse
+
+
+@contextmanager
 def atomic_write(path, mode: str = "wb"):
     """Open a file that appears under its name only when it is whole and on disk.
 
     After an error, a full disk or a kill, the file that was there before is untouched.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name[:40]}.{os.urandom(4).hex()}.part")
     encoding = None if "b" in mode else "utf-8"
     try:
         with open(part, mode, encoding=encoding) as file:
@@ -79,10 +132,12 @@ def atomic_write(path, mode: str = "wb"):
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({reason(error)})") from None
-    finally:
-        part.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            part.unlink()
+        if isinstance(error, OSError):
+            raise DataError(f"{path}: cannot be written ({reason(error)})") from None
+        raise
 
 
 # --- metrics --------------------------------------------------------------------------------------
@@ -190,29 +245,42 @@ def save_checkpoint(path, checkpoint: dict) -> None:
 def load_checkpoint(path) -> dict:
     """Read a checkpoint on the CPU, without running any code that it may hold.
 
-    Raises DataError if it is missing, damaged, of another version or no checkpoint of this project.
+    `model` is certain to be a dict of real tensors, no larger than the file. Raises DataError if
+    the file is missing, damaged, of another version or no checkpoint of this project.
     """
     path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such checkpoint")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise DataError(f"{path}: {reason(error)}") from None
-    except MemoryError:
-        raise DataError(f"{path}: claims more data than fits into memory") from None
-    except Exception:  # a damaged or hostile file can fail anywhere inside torch.load
-        raise DataError(f"{path}: not a checkpoint, damaged, or holds more than tensors") from None
     wanted = {"model": dict, "arch": dict, "scale": int, "degradation": str, "version": int}
-    if not isinstance(checkpoint, dict) or any(
-        not isinstance(checkpoint.get(key), kind) for key, kind in wanted.items()
-    ):
-        raise DataError(f"{path}: not a checkpoint of this project")
-    if checkpoint["version"] != CHECKPOINT_VERSION:
-        raise DataError(
-            f"{path}: has checkpoint version {checkpoint['version']}, this program reads "
-            f"{CHECKPOINT_VERSION}; train it again or use the matching release"
+    with reading(path):
+        try:
+            # torch.save packs nothing: packed parts would let a small file fill the memory.
+            with zipfile.ZipFile(path) as archive:
+                packed = any(part.compress_type for part in archive.infolist())
+            checkpoint = None if packed else torch.load(path, "cpu", weights_only=True)
+        except PermissionError:
+            raise
+        except Exception:  # a damaged or hostile file can fail anywhere in there
+            raise DataError(
+                f"{path}: not a checkpoint, damaged, or holds more than tensors"
+            ) from None
+        if not isinstance(checkpoint, dict) or any(
+            not isinstance(checkpoint.get(key), kind) for key, kind in wanted.items()
+        ):
+            raise DataError(f"{path}: not a checkpoint of this project")
+        if checkpoint["version"] != CHECKPOINT_VERSION:
+            raise DataError(
+                f"{path}: has another checkpoint version than {CHECKPOINT_VERSION}, which this "
+                f"program reads; train it again or use the matching release"
+            )
+        tensors = checkpoint["model"].values()
+        good = all(
+            type(t) is torch.Tensor and t.device.type == "cpu" and t.layout == torch.strided
+            for t in tensors
         )
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in tensors if good}
+        held = sum(storage.nbytes() for storage in storages.values())
+        if not good or held > path.stat().st_size:
+            raise DataError(f"{path}: holds no plain weights")
+    checkpoint["trained_on"] = one_line(str(checkpoint.get("trained_on", "unknown data")))[:200]
     return checkpoint
 
 
@@ -229,6 +297,8 @@ def pick_device(name: str = "auto") -> torch.device:
             name = "mps"
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise NotImplementedError
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
         raise UsageError(f"--device {name}: not available on this machine") from None

@@ -1,0 +1,121 @@
+"""Scores, their averages, and files that appear whole or not at all."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import (
+    mean_squared_error,
+    peak_signal_noise_ratio,
+    structural_similarity,
+)
+
+import utils
+
+
+def skimage_scores(sr, hr):
+    a, b = (np.clip(x.double().numpy(), 0, 1) for x in (sr, hr))
+    inside = np.clip(hr.numpy(), 0, 1) > np.float32(0.05)
+    return {
+        "mse": mean_squared_error(b, a),
+        "psnr": peak_signal_noise_ratio(b, a, data_range=1),
+        "psnr_brain": peak_signal_noise_ratio(b[inside], a[inside], data_range=1),
+        "ssim": structural_similarity(
+            b, a, data_range=1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+        ),
+    }
+
+
+@pytest.mark.parametrize("size", [(11, 11), (12, 40), (33, 17), (60, 64), (101, 98)])
+def test_scores_of_noise_equal_scikit_image(size):
+    torch.manual_seed(0)
+    hr = torch.rand(size)
+    sr = hr + 0.1 * torch.randn(size)  # leaves [0, 1], as networks do
+    assert utils.score(sr, hr) == pytest.approx(skimage_scores(sr, hr), abs=1e-9, rel=1e-9)
+
+
+def test_scores_of_real_slices_equal_scikit_image(real_slices):
+    for hr in real_slices[:, 0]:
+        sr = torch.roll(hr, 1, dims=1) * 1.1 - 0.02
+        assert utils.score(sr, hr) == pytest.approx(skimage_scores(sr, hr), abs=1e-9, rel=1e-9)
+
+
+def test_scores_ignore_what_leaves_the_grey_range():
+    hr = torch.zeros(16, 16)
+    hr[4:12, 4:12] = 1
+    assert utils.score(hr * 9 - 4, hr) == utils.score(hr, hr)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (3, 5), (10, 10), (8, 200)])
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_scores_are_finite_for_tiny_constant_and_equal_slices(size, value):
+    flat = torch.full(size, value)
+    for sr in (flat, torch.zeros(size), torch.rand(size)):
+        scores = utils.score(sr, flat)
+        assert all(math.isfinite(v) for v in scores.values() if v is not None)
+        assert (scores["psnr_brain"] is None) == (value == 0)
+    assert utils.score(flat, flat)["psnr"] == 100
+    assert utils.score(flat, flat)["ssim"] == pytest.approx(1)
+
+
+def test_summary_averages_slices_of_a_subject_before_subjects():
+    def row(psnr, brain):
+        return {"mse": 0.1, "psnr": psnr, "psnr_brain": brain, "ssim": 0.5}
+
+    rows = [row(30, 20), row(32, None), row(40, 26), row(50, None)]
+    summary = utils.summarise(rows, ["a", "a", "a", "b"])
+    assert summary["subjects"] == 2 and summary["slices"] == 4
+    assert summary["psnr"]["mean"] == pytest.approx((34 + 50) / 2)
+    assert summary["psnr"]["sd"] == pytest.approx(np.std([34, 50], ddof=1))
+    assert summary["psnr_brain"] == {"mean": 23, "sd": None}  # b has no slice with brain
+    assert utils.summarise([row(30, None)], ["a"])["psnr_brain"] == {"mean": None, "sd": None}
+
+
+def test_table_has_a_line_a_network_in_order():
+    s = utils.summarise([utils.score(torch.rand(16, 16), torch.zeros(16, 16))] * 2, ["a", "b"])
+    head, _, first, second = utils.metrics_table(
+        {"bicubic": s, "mine": {**s, "parameters": 84752, "mmac": 325.4}}
+    ).splitlines()
+    assert head.split()[:2] == ["MSE", "PSNR"]
+    assert first.startswith("bicubic") and f"{s['psnr']['mean']:.2f} ± 0.00" in first
+    assert second.startswith("mine") and second.endswith("84,752      325")
+
+
+def test_atomic_write_keeps_the_old_file_when_writing_fails(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("before")
+    with pytest.raises(ZeroDivisionError), utils.atomic_write(path, "w") as file:
+        file.write("half")
+        file.flush()
+        assert path.read_text() == "before"
+        print(1 / 0)
+    assert path.read_text() == "before"
+    with utils.atomic_write(path, "w") as file:
+        file.write("after")
+    assert path.read_text() == "after"
+    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
+
+
+@pytest.mark.parametrize("name", ["no such folder/x.json", "a file/x.json", "a folder"])
+def test_atomic_write_to_nowhere_is_one_clear_error(tmp_path, name):
+    (tmp_path / "a file").touch()
+    (tmp_path / "a folder").mkdir()
+    with (
+        pytest.raises(utils.DataError, match=re.escape(f"{name}: cannot be written")),
+        utils.atomic_write(tmp_path / name) as file,
+    ):
+        file.write(b"x")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a file", "a folder"]
+
+
+@pytest.mark.parametrize("size", [(4, 4), (16, 16), (40, 37), (240, 256)])
+def test_busiest_window_finds_the_detail(size):
+    assert len(utils.busiest_window(np.zeros(size))) == 4
+    if min(size) > 30:
+        image = np.zeros(size)
+        h, w = (s // 4 for s in size)
+        image[-h:, :w] = np.random.default_rng(0).random((h, w))
+        top, left, height, _ = utils.busiest_window(image)
+        assert top + height > 0.8 and left < 0.2
