@@ -85,6 +85,26 @@ def degrade(hr: torch.Tensor, name: str) -> torch.Tensor:
     return quantise(apply_axes(hr, down, across))
 
 
+@lru_cache(maxsize=64)
+def inverse_matrix(name: str, size: int, device: str = "cpu") -> torch.Tensor:
+    """The pseudo-inverse (size, size / 4) of `axis_matrix`; of its real part for `kspace`."""
+    return torch.linalg.pinv(axis_matrix(name, size)[0].double()).float().to(device)
+
+
+def make_consistent(sr: torch.Tensor, lr: torch.Tensor, name: str) -> torch.Tensor:
+    """The slices nearest to SR that give back the measured LR when they are degraded again.
+
+    sr (N, 1, 4 H, 4 W), lr (N, 1, H, W). With D the degradation and D+ its pseudo-inverse, this is
+    the orthogonal projection SR + D+ (LR - D SR): what D loses stays the network's, what it keeps
+    is the scan's. For `kspace` it replaces the centre of k-space by the measured one (but for the
+    single Nyquist frequency, of which a magnitude picture holds too little). Apart from the LR's
+    rounding it cannot increase the error, if the degradation is really the named one.
+    """
+    (h, w), device = sr.shape[-2:], str(sr.device)
+    missing = lr - axis_matrix(name, h, device)[0] @ sr @ axis_matrix(name, w, device)[0].T
+    return sr + inverse_matrix(name, h, device) @ missing @ inverse_matrix(name, w, device).T
+
+
 def crop_to_scale(hr):
     """Cut the last rows and columns so that both sizes are multiples of 4."""
     return hr[..., : hr.shape[-2] // SCALE * SCALE, : hr.shape[-1] // SCALE * SCALE]
