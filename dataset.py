@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import warnings
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,14 +21,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from utils import DataError, atomic_write, reason, say
+from utils import DataError, atomic_write, reading, reason, say
 
 SCALE = 4
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 VOLUMES = (".nii", ".nii.gz", ".mgz", ".mgh", ".img")
 DEGRADATIONS = ("bicubic", "bilinear", "bilinear-plain", "kspace")
 MIXED = (0.4, 0.2, 0.2, 0.2)  # share of each of them in training with --degradation mixed
-MAX_PIXELS = 2**27  # a picture or slice beyond this is refused before its pixels are read
+MAX_PIXELS = 2**26  # a picture or slice beyond this is refused before its pixels are read
+
+# Damaged pictures are refused or read; what Pillow has to say besides is of no use.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 # --- degradation: HR slice -> LR slice ------------------------------------------------------------
 
@@ -132,47 +136,36 @@ def read_picture(path) -> Picture:
     largest value says little about brightness. Colour is converted with a warning, transparent
     pixels are black. Raises DataError for what cannot be read.
     """
-    import warnings
-
     from PIL import Image, UnidentifiedImageError
 
     path = Path(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
+    with reading(path):
+        try:
+            image = Image.open(path, formats=("PNG", "JPEG", "TIFF", "BMP", "GIF"))
+        except (UnidentifiedImageError, Image.DecompressionBombError):
+            raise DataError(
+                f"{path}: not a picture that can be read (png, jpeg, tiff), or far too large"
+            ) from None
         with image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(f"{path}: {image.width}x{image.height} pixels is too large")
             if getattr(image, "n_frames", 1) > 1:
                 raise DataError(f"{path}: holds {image.n_frames} frames; save one slice a file")
             image.load()
-            if image.mode[0] in "IF":
-                values = np.asarray(image).astype(np.float32)
-            else:
-                values = grey_values(image, path)
-    except DataError:
-        raise
-    except (UnidentifiedImageError, Image.DecompressionBombError):
-        raise DataError(f"{path}: not a picture that can be read (png, jpeg, tiff)") from None
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        TypeError,
-        KeyError,
-        IndexError,
-        ArithmeticError,
-    ) as e:
-        raise DataError(f"{path}: {reason(e)}") from None
+            single = image.mode[0] in "IF"  # one channel of 16 or more bits
+            values = np.asarray(image) if single else grey_values(image, path)
+            pixels = values.astype(np.float32)
     if values.dtype == np.uint8:
-        return Picture(values.astype(np.float32) / 255, 0.0, 255.0, "uint8")
-    if not np.isfinite(values).all():
+        pixels /= 255
+        return Picture(pixels, 0.0, 255.0, "uint8")
+    if not np.isfinite(pixels).all():
         raise DataError(f"{path}: has NaN or infinite pixels; replace them first")
-    low, high = min(float(values.min()), 0.0), float(values.max())
+    low, high = min(float(pixels.min()), 0.0), float(pixels.max())
     high = high if high > low else low + 1
     dtype = "float32" if image.mode == "F" or low < 0 or high > 65535 else "uint16"
-    return Picture((values - low) / (high - low), low, high, dtype)
+    pixels -= low
+    pixels /= high - low
+    return Picture(pixels, low, high, dtype)
 
 
 def grey_values(image, path) -> np.ndarray:
@@ -183,8 +176,8 @@ def grey_values(image, path) -> np.ndarray:
     if image.mode in ("L", "LA", "1", "La"):
         values = np.asarray(image.convert("L") if image.mode == "1" else image.getchannel(0))
     else:
-        rgb = np.asarray(image.convert("RGB")).astype(np.int16)
-        if np.ptp(rgb, axis=-1).max(initial=0) > 12:  # JPEG makes greys differ by a little
+        rgb = np.asarray(image.convert("RGB"))
+        if (rgb.max(-1) - rgb.min(-1)).max(initial=0) > 12:  # JPEG makes greys differ by a little
             say(f"{path}: is a colour picture; its luminance is used")
         values = np.asarray(image.convert("L"))
     if alpha is not None:
@@ -325,7 +318,11 @@ def find_scans(root) -> list[Scan]:
     if not root.is_dir():
         raise DataError(f"{root}: is a file; --data takes the folder of a data set")
     scans, seen = [], set()
-    for folder, folders, files in os.walk(root, followlinks=True):
+
+    def leave_out(error):
+        say(f"left out: {error.filename}: {reason(error)}")
+
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=leave_out):
         real = os.path.realpath(folder)
         folders[:] = (
             [] if real in seen else sorted((f for f in folders if f[0] != "."), key=natural)
@@ -339,6 +336,9 @@ def find_scans(root) -> list[Scan]:
         for name in sorted(files, key=natural):
             path = Path(folder, name)
             if name[0] != "." and suffix(path) in PICTURES + VOLUMES:
+                if not path.is_file():
+                    say(f"left out: {path}: a broken link, or not a file")
+                    continue
                 group = inner[0] if split and inner and not inner[0].startswith("sub-") else ""
                 scans.append(Scan(path, subject_of(path, inner), group, split))
     if not scans:
@@ -425,6 +425,8 @@ def scan_slices(scan: Scan, axis: str, count: int) -> list[tuple[str, np.ndarray
     """Named uint8 slices of one file: one of a picture, many of a volume."""
     if suffix(scan.path) in VOLUMES:
         slices = volume_slices(scan.path, axis, count)
+        if not slices:
+            raise DataError(f"{scan.path}: no slice with enough foreground")
         return [(f"{scan.path}#{n}", pixels) for n, pixels in slices]
     pixels = read_picture(scan.path).pixels
     if min(pixels.shape) < SCALE:
@@ -439,7 +441,7 @@ def fingerprint(scans: list[Scan], *options) -> str:
     digest = hashlib.sha256(json.dumps(["cache 2", *options]).encode())
     for scan in scans:
         about = scan.path.stat()
-        digest.update(f"{scan.path}|{about.st_size}|{about.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(f"{scan.path}|{about.st_size}|{about.st_mtime_ns}\n"))
     return digest.hexdigest()[:16]
 
 
@@ -452,7 +454,8 @@ def load_slices(scans: list[Scan], cache, *, axis="axial", count=0, workers=2, p
     """
     key = fingerprint(scans, axis, count)
     pixels_file, index_file = (Path(cache, f"{key}.{end}") for end in ("u8", "npz"))
-    if not index_file.exists():
+    index = read_index(index_file, pixels_file)
+    if index is None:
         Path(cache).mkdir(parents=True, exist_ok=True)
         offset, shape, owner, name, bad = [], [], [], [], []
 
@@ -481,16 +484,32 @@ def load_slices(scans: list[Scan], cache, *, axis="axial", count=0, workers=2, p
                         name.append(label)
                         position += array.size
             if not offset:
-                raise DataError("no slice could be read from any file of the data set")
+                raise DataError(f"{scans[0].path.parent}: no slice could be read from any file")
+        index = dict(
+            offset=np.array(offset),
+            shape=np.array(shape, np.int32),
+            owner=np.array(owner),
+            name=np.array(name),
+            bad=np.array(bad),
+        )
         with atomic_write(index_file) as file:
-            arrays = dict(offset=offset, shape=np.array(shape, np.int32), owner=owner, bad=bad)
-            np.savez(file, name=np.array(name), **arrays)
-    with np.load(index_file) as index:
-        owner = index["owner"]
-        subject = np.array([s.subject for s in scans])[owner]
-        group = np.array([s.group for s in scans])[owner]
-        slices = Slices(pixels_file, index["offset"], index["shape"], subject, group, index["name"])
-        return slices, key, len(index["bad"])
+            np.savez(file, **index)
+    owner = index["owner"]
+    subject = np.array([s.subject for s in scans])[owner]
+    group = np.array([s.group for s in scans])[owner]
+    slices = Slices(pixels_file, index["offset"], index["shape"], subject, group, index["name"])
+    return slices, key, len(index["bad"])
+
+
+def read_index(index_file: Path, pixels_file: Path) -> dict | None:
+    """The arrays of a cache's index; None if there is none, or if either file is not whole."""
+    try:
+        with np.load(index_file) as file:
+            index = dict(file)
+        end = index["offset"][-1] + index["shape"][-1].prod()
+        return index if pixels_file.stat().st_size == end else None
+    except Exception:  # a damaged file can fail anywhere in there, and is made again
+        return None
 
 
 def demo_slices(cache) -> tuple[dict[str, Slices], str]:
