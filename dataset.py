@@ -76,17 +76,18 @@ def quantise(lr: torch.Tensor) -> torch.Tensor:
     return lr.clamp(0, 1).mul_(255).round_().div_(255)
 
 
-def degrade(hr: torch.Tensor, name: str) -> torch.Tensor:
+def degrade(hr: torch.Tensor, name: str, rounded: bool = True) -> torch.Tensor:
     """The LR slices of HR slices: (N, 1, H, W) in [0, 1] -> (N, 1, H / 4, W / 4), 8-bit levels.
 
     name: `bicubic` and `bilinear` (antialiased), `bilinear-plain` (not antialiased), `kspace` (the
     magnitude of the central sixteenth of the 2-D Fourier transform). H and W are multiples of 4
-    (`crop_to_scale`).
+    (`crop_to_scale`). rounded: False leaves out clamping and rounding.
     """
     if hr.shape[-2] % SCALE or hr.shape[-1] % SCALE:
         raise ValueError(f"{tuple(hr.shape)}: height and width must be multiples of {SCALE}")
     down, across = (axis_matrix(name, size, str(hr.device)) for size in hr.shape[-2:])
-    return quantise(apply_axes(hr, down, across))
+    lr = apply_axes(hr, down, across)
+    return quantise(lr) if rounded else lr
 
 
 @lru_cache(maxsize=64)
@@ -96,16 +97,22 @@ def inverse_matrix(name: str, size: int, device: str = "cpu") -> torch.Tensor:
 
 
 def make_consistent(sr: torch.Tensor, lr: torch.Tensor, name: str) -> torch.Tensor:
-    """The slices nearest to SR that give back the measured LR when they are degraded again.
+    """SR slices, moved by what is needed to give back the measured LR when they are degraded again.
 
     sr (N, 1, 4 H, 4 W), lr (N, 1, H, W). With D the degradation and D+ its pseudo-inverse, this is
-    the orthogonal projection SR + D+ (LR - D SR): what D loses stays the network's, what it keeps
-    is the scan's. For `kspace` it replaces the centre of k-space by the measured one (but for the
-    single Nyquist frequency, of which a magnitude picture holds too little). Apart from the LR's
-    rounding it cannot increase the error, if the degradation is really the named one.
+    SR + D+ (LR - D SR), the orthogonal projection: what D loses stays the network's, what it keeps
+    is the scan's. A difference that the LR's rounding to 8 bits and clamping to [0, 1] explain
+    counts as none. For `kspace` it replaces the centre of k-space by the measured one (but for the
+    single Nyquist frequency, of which a magnitude picture holds too little). It helps if the
+    degradation really is the named one.
     """
     (h, w), device = sr.shape[-2:], str(sr.device)
-    missing = lr - axis_matrix(name, h, device)[0] @ sr @ axis_matrix(name, w, device)[0].T
+    again = axis_matrix(name, h, device)[0] @ sr @ axis_matrix(name, w, device)[0].T
+    # A magnitude picture has lost the sign: the network's is the best guess.
+    missing = (lr.copysign(again) if name == "kspace" else lr) - again
+    missing = F.softshrink(missing, 0.5 / 255)
+    if name != "kspace":
+        missing = missing.where(lr > 0, missing.clamp(max=0)).where(lr < 1, missing.clamp(min=0))
     return sr + inverse_matrix(name, h, device) @ missing @ inverse_matrix(name, w, device).T
 
 

@@ -23,29 +23,43 @@ from utils import (
     whole,
 )
 
+CONSISTENT = ", consistent"  # ends the name of a row that is projected onto the LR slice
+
 
 def as_tensor(pixels: np.ndarray, device="cpu") -> torch.Tensor:
     """A uint8 slice (H, W) as float32 (1, 1, H', W') in [0, 1], cut to multiples of 4."""
-    return dataset.crop_to_scale(torch.from_numpy(np.array(pixels)).to(device).float() / 255)[
-        None, None
-    ]
+    hr = torch.from_numpy(np.array(pixels)).to(device).float() / 255
+    return dataset.crop_to_scale(hr)[None, None]
 
 
-def evaluate(networks: dict, slices, degradation: str, device="cpu", progress=False) -> dict:
-    """{name: summary} for bicubic upsampling and every network, on the same LR slices."""
+def evaluate(
+    networks: dict, slices, degradation: str, device="cpu", *, consistent=False, progress=False
+) -> dict:
+    """{name: summary} for bicubic upsampling and every network, on the same LR slices.
+
+    consistent: a second row for each network, its slices projected onto the LR they came from.
+    Beside the metrics of `utils.score` a summary has `lr_rmse`: how far the SR slice, degraded
+    again, is from the LR slice. What a network invents against the scan shows there.
+    """
     networks = {"bicubic": modules.Interpolation("bicubic").to(device), **networks}
-    rows = {name: [] for name in networks}
+    rows = {}
     for i in tqdm(range(len(slices)), desc="scoring", unit="slice", disable=not progress):
         hr = as_tensor(slices[i], device)
         lr = dataset.degrade(hr, degradation)
         for name, network in networks.items():
-            sr = modules.upscale(network, lr)
-            rows[name].append(score(sr[0, 0], hr[0, 0]))
+            results = {name: modules.upscale(network, lr)}
+            if consistent and name != "bicubic":
+                results[name + CONSISTENT] = dataset.make_consistent(results[name], lr, degradation)
+            for label, sr in results.items():
+                sr = sr.clamp(0, 1)
+                again = dataset.degrade(sr, degradation, rounded=False)
+                lr_rmse = float(torch.mean((again - lr) ** 2) ** 0.5)
+                rows.setdefault(label, []).append(score(sr[0, 0], hr[0, 0]) | {"lr_rmse": lr_rmse})
     table = {name: summarise(scores, slices.subject) for name, scores in rows.items()}
-    for name, network in networks.items():
-        if name != "bicubic":
-            table[name]["parameters"] = modules.parameters(network)
-            table[name]["mmac"] = modules.mmac(network)
+    for label, summary in table.items():
+        network = networks[label.removesuffix(CONSISTENT)]
+        if label != "bicubic":
+            summary |= {"parameters": modules.parameters(network), "mmac": modules.mmac(network)}
     return table
 
 
@@ -57,6 +71,8 @@ def main(argv=None):
     add("--split", default="test", choices=("train", "val", "test", "all"),
         help="subjects to score; all: every slice of the folder")  # fmt: skip
     add("--degradation", choices=dataset.DEGRADATIONS, default="bicubic", help="how LR is made")
+    add("--consistent", action="store_true",
+        help="a second row each: the result projected onto the measured LR slice")  # fmt: skip
     add("--axis", default="axial", choices=("axial", "coronal", "sagittal", "all"),
         help="planes, for volumes")  # fmt: skip
     add("--slices", type=whole(0), default=0, help="central slices of a volume; 0: all usable")
@@ -72,9 +88,14 @@ def main(argv=None):
         networks[str(path)] = modules.load_network(load_checkpoint(path), path).to(device)
     slices = split_slices(args)
     print(f"{args.split}: {slices.counts()}; LR by {args.degradation}, 8 bits")
-    table = evaluate(networks, slices, args.degradation, device, progress=True)
+    table = evaluate(
+        networks, slices, args.degradation, device, consistent=args.consistent, progress=True
+    )
     print(metrics_table(table))
-    print("mean ± sd over subjects; MMAC for a 60x64 LR slice")
+    print(
+        "mean ± sd over subjects; MMAC for a 60x64 LR slice; LR RMSE: the result, degraded again,"
+    )
+    print("against the LR slice it came from")
     if args.json:
         about = {
             "data": args.data or "ICBM152",

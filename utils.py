@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 CHECKPOINT_VERSION = 1
-METRICS = ("mse", "psnr", "psnr_brain", "ssim")
+METRICS = ("mse", "psnr", "psnr_brain", "ssim", "lr_rmse")
 
 # --- errors and files -----------------------------------------------------------------------------
 
@@ -202,7 +202,7 @@ def summarise(rows: list[dict], subjects) -> dict:
     for metric in METRICS:
         by_subject = {}
         for row, subject in zip(rows, subjects):
-            if row[metric] is not None:
+            if row.get(metric) is not None:
                 by_subject.setdefault(str(subject), []).append(row[metric])
         means = [float(np.mean(values)) for values in by_subject.values()]
         summary[metric] = {
@@ -221,12 +221,12 @@ def metrics_table(rows: dict[str, dict]) -> str:
             return "-"
         return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if sd is not None else "")
 
-    head = ["", "MSE", "PSNR (dB)", "in brain (dB)", "SSIM", "parameters", "MMAC"]
+    head = ["", "MSE", "PSNR (dB)", "in brain (dB)", "SSIM", "LR RMSE", "parameters", "MMAC"]
     lines = [head]
     for name, s in rows.items():
         parameters = f"{s['parameters']:,}" if s.get("parameters") else "-"
         macs = f"{s['mmac']:,.0f}" if s.get("mmac") else "-"
-        values = [cell(s, m, d) for m, d in zip(METRICS, (5, 2, 2, 4))]
+        values = [cell(s, m, d) for m, d in zip(METRICS, (5, 2, 2, 4, 4))]
         lines.append([name, *values, parameters, macs])
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     text = ["  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in lines]
