@@ -42,6 +42,7 @@ from utils import (
     metrics_table,
     pick_device,
     psnr_of,
+    reading,
     reason,
     run_main,
     save_checkpoint,
@@ -71,8 +72,8 @@ def arguments(argv=None):
     add = parser.add_argument_group("network").add_argument
     add("--model", default="deep", choices=modules.NETWORKS,
         help="deep: the default network; espcn: the plain one")  # fmt: skip
-    add("--channels", type=whole(1), help="feature channels  (default: 32, espcn: 64)")
-    add("--blocks", type=whole(0), default=13, help="3x3 convolutions in the middle of deep")
+    add("--channels", type=whole(1, 1024), help="feature channels  (default: 32, espcn: 64)")
+    add("--blocks", type=whole(0, 1024), default=13, help="3x3 convolutions in the middle of deep")
     add("--skip", default="bicubic", choices=modules.CHOICES["skip"],
         help="interpolation that deep corrects")  # fmt: skip
     add("--body", default="identity", choices=modules.CHOICES["body"],
@@ -101,7 +102,7 @@ def arguments(argv=None):
     if args.resume:
         config = Path(args.resume, "config.json")
         try:
-            before = json.loads(config.read_text())["arguments"]
+            before = dict(json.loads(config.read_text(encoding="utf-8"))["arguments"])
         except (OSError, ValueError, KeyError, TypeError):
             raise UsageError(
                 f"--resume {args.resume}: no run folder (no readable config.json)"
@@ -113,6 +114,14 @@ def arguments(argv=None):
             flags = ", ".join("--" + k.replace("_", "-") for k in changed)
             raise UsageError(f"{flags} cannot change when a run is resumed")
         args.run = args.resume
+        if args.iterations != before.get("iterations"):  # the newer of the two counts
+            args.epochs = None
+    elif args.epochs and args.iterations:
+        parser.error("--epochs and --iterations: give one of them")
+    if args.data == "":
+        parser.error("--data: is empty")
+    if args.run and Path(args.run).exists() and not Path(args.run).is_dir():
+        parser.error(f"--run {args.run}: is a file; name a folder")
     if not 0 <= args.ema < 1:
         parser.error("--ema must be in [0, 1)")
     if not 0 < args.lr < 1:
@@ -140,7 +149,7 @@ def load_data(args):
     split = dataset.split_subjects(scans, args.seed)
     slices, key, bad = dataset.load_slices(
         scans, args.cache, axis=args.axis, count=args.slices, workers=args.workers,
-        progress=lambda items: tqdm(items, desc="reading", unit="file", disable=rank() > 0),
+        progress=lambda items: tqdm(items, desc="reading", unit="file", disable=rank() > 0 or None),
     )  # fmt: skip
     which = np.array([split[s] for s in slices.subject])
     parts = {name: slices.take(which == name) for name in ("train", "val", "test")}
@@ -217,8 +226,14 @@ def write_log(path, rows) -> None:
 
 
 def append_log(path, rows) -> None:
-    with open(path, "a", newline="") as file:
-        csv.DictWriter(file, LOG_FIELDS, lineterminator="\n").writerows(rows)
+    """Add rows; they are on disk before the checkpoint that counts on them is written."""
+    try:
+        with open(path, "a", newline="") as file:
+            csv.DictWriter(file, LOG_FIELDS, lineterminator="\n").writerows(rows)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({reason(error)})") from None
 
 
 def quoted(path) -> str:
@@ -259,13 +274,16 @@ class Stop:
 
     def __init__(self):
         self.signal = 0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self.asked)
+        self.before = {n: signal.signal(n, self.asked) for n in (signal.SIGINT, signal.SIGTERM)}
 
     def asked(self, number, frame):
         if self.signal and number == signal.SIGINT:
             os._exit(130)  # files are written whole or not at all, so nothing is torn
         self.signal = number
+
+    def end(self):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
 
 def main(argv=None):
@@ -297,11 +315,12 @@ def main(argv=None):
 
 def train(args, device) -> int:
     """One run, from data to metrics. Returns the exit status."""
-    chief, stop = rank() == 0, Stop()
+    chief = rank() == 0
     run = Path(args.run or f"runs/{datetime.now():%Y%m%d-%H%M%S}")
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
-    resuming = (args.resume or restarted) and (run / "last.pt").exists()
-    if (run / "config.json").exists() and not (args.resume or restarted):
+    resuming = args.resume or (restarted and (run / "last.pt").exists())
+    used = any((run / name).exists() for name in ("config.json", "best.pt"))
+    if used and not (args.resume or restarted):
         raise UsageError(f"--run {run}: exists already; go on with --resume {run}, or name another")
 
     # --- data: rank 0 decodes, the others find the result in the cache ---
@@ -345,17 +364,19 @@ def train(args, device) -> int:
         state = load_checkpoint(run / "last.pt")
         if state.get("fingerprint") != fingerprint:
             raise DataError(f"{args.data}: the data set has changed since {run} was started")
-        try:
+        with reading(run / "last.pt"):
             network.load_state_dict(state["model"])
             average.load_state_dict(state["average"])
             optimiser.load_state_dict(state["optimiser"])
             start, best = state["iteration"], state["best"]
+        with reading(run / "log.csv"):
             rows = read_log(run / "log.csv", start)
-        except (KeyError, ValueError, RuntimeError, OSError) as error:
-            raise DataError(f"{run}: cannot be resumed ({reason(error)})") from None
+        if total < start:
+            raise UsageError(f"--resume {run}: has done {start} iterations already, not {total}")
     if chief:
         run.mkdir(parents=True, exist_ok=True)
-        write_json(run / "config.json", config)
+        for left in run.glob(".*.part"):  # of a write that was cut off
+            left.unlink()
         write_log(run / "log.csv", rows)
         for name, part in parts.items():
             print(f"{name + ':':12s}{part.counts()}")
@@ -386,6 +407,8 @@ def train(args, device) -> int:
 
     if chief and not resuming:
         save_last(0)
+    if chief:  # where there is a config.json, there is a run that can be resumed
+        write_json(run / "config.json", config)
 
     # --- the loop ---
     bar = tqdm(total=total * args.batch_size, initial=start * args.batch_size, unit="slice",
@@ -396,7 +419,7 @@ def train(args, device) -> int:
         degradation=args.degradation, augment=not args.no_augment, device=device.type,
         rank=rank(), world=world(),
     )  # fmt: skip
-    pending, unwritten = [], []
+    pending, unwritten, stop = [], [], Stop()
     for iteration in range(start, total):
         lr, hr = dataset.training_batch(parts["train"], iteration, **batch_options)
         rate = learning_rate(iteration, total, args.lr, args.schedule)
@@ -427,12 +450,13 @@ def train(args, device) -> int:
             dist.all_reduce(losses)
             dist.all_reduce(asked, dist.ReduceOp.MAX)
             losses, stopping = losses / world(), int(asked)
+        sound = not save or all(bool(w.isfinite().all()) for w in weights)
         for (i, r, _), x in zip(pending, losses.tolist()):
-            if not math.isfinite(x):
-                bar.close()
+            if not math.isfinite(x) or (i == done and not sound):
                 raise DataError(
-                    f"loss is {x} at iteration {i}, learning rate {r:.3g}: try a lower --lr; "
-                    f"the weights before are in {run}"
+                    f"{'weights are not finite' if math.isfinite(x) else f'loss is {x}'} at "
+                    f"iteration {i}, learning rate {r:.3g}: try a lower --lr; the weights before "
+                    f"are in {run}"
                 )
             unwritten.append(dict.fromkeys(LOG_FIELDS, "") | {"iteration": i, "loss": x, "lr": r})
         pending.clear()
@@ -443,7 +467,8 @@ def train(args, device) -> int:
             found = {"val_mse": mse, "val_psnr": psnr, "bicubic_psnr": bicubic}
             unwritten[-1] |= found
             gain = f"{psnr:.2f} dB, bicubic {bicubic:.2f} ({psnr - bicubic:+.2f})"
-            bar.write(f"iteration {done:>6}/{total}   validation PSNR {gain}")
+            if chief:
+                bar.write(f"iteration {done:>6}/{total}   validation PSNR {gain}")
             if chief and psnr > best:
                 best = psnr
                 metrics = dict(iteration=done, val_psnr=psnr, bicubic_psnr=bicubic)
@@ -457,13 +482,14 @@ def train(args, device) -> int:
             save_last(done)
             if check:
                 plot(run, rows, title)
-        if stopping and done < total:
+        if stopping:
             bar.close()
             if chief:
                 print(f"stopped at iteration {done}; go on with:")
                 print(f"  python train.py --resume {quoted(run)}")
             return 128 + stopping
     bar.close()
+    stop.end()  # what follows can be done again
     if not chief:
         return 0
 
@@ -480,7 +506,8 @@ def train(args, device) -> int:
     middle = parts["test"].name[len(parts["test"]) // 2].split("#")[0]
     if not args.data:
         middle = run / "demo_slice.png"
-        Image.fromarray(parts["test"][len(parts["test"]) // 2]).save(middle)
+        with atomic_write(middle) as file:
+            Image.fromarray(parts["test"][len(parts["test"]) // 2]).save(file, "PNG")
     print("Try next:\n  python predict.py --simulate --checkpoint "
           f"{quoted(run / 'best.pt')} --image {quoted(middle)}")  # fmt: skip
     return 0

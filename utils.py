@@ -35,28 +35,26 @@ def run_main(main) -> None:
     """Run a script's main(); errors a user can mend become one line and an exit status."""
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter shows its number
         stream.reconfigure(errors="backslashreplace")
+    message = ""
     try:
         status = main()
     except DataError as error:
-        status = fail(str(error), error.status)
+        status, message = error.status, str(error)
     except BrokenPipeError:  # the reader of our output (head, less) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
     except OSError as error:
-        status = fail(f"{error.filename or 'writing'}: {reason(error)}", 1)
+        status, message = 1, f"{error.filename or 'writing'}: {reason(error)}"
     except (MemoryError, RuntimeError) as error:  # torch has several types for it, by version
         if not isinstance(error, MemoryError) and "memory" not in str(error):
             raise
-        status = fail("out of memory: try a smaller --batch-size, --patch-size or --tile", 1)
+        status, message = 1, "out of memory: try a smaller --batch-size, --patch-size or --tile"
     except KeyboardInterrupt:
-        status = fail("interrupted", 130)
+        status, message = 130, "interrupted"
+    # Printed only here, when the exception and with it any progress bar is gone from the line.
+    if message:
+        print("error: " + one_line(message), file=sys.stderr)
     sys.exit(status)
-
-
-def fail(message: str, status: int) -> int:
-    """Print one line on stderr; return the status."""
-    print("error: " + one_line(message), file=sys.stderr)
-    return status
 
 
 def say(message: str) -> None:

@@ -177,7 +177,7 @@ def test_float_tiff_keeps_negative_values(tmp_path):
     [
         ("AD/218391_78.jpeg", "218391"),  # ADNI: <scan id>_<slice>
         ("AD/I45108_093.jpeg", "I45108"),
-        ("NC/ADNI_002_S_0295_MR_12.png", "ADNI_002_S_0295_MR"),
+        ("NC/ADNI_002_S_0295_MR_12.png", "002_S_0295"),
         ("sub-07_T1w.nii.gz", "sub-07"),  # BIDS
         ("sub-07/ses-1/anat/sub-07_ses-1_run-2_T1w.nii", "sub-07"),
         ("sub-control01_100.png", "sub-control01"),
