@@ -5,12 +5,14 @@ keeps all slices in one uint8 file and degrades them: the same functions for tra
 evaluation and figures.
 """
 
+import gzip
 import hashlib
 import json
 import os
 import re
 import warnings
-from collections import defaultdict
+import zlib
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +28,8 @@ from utils import DataError, atomic_write, reading, reason, say
 SCALE = 4
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 VOLUMES = (".nii", ".nii.gz", ".mgz", ".mgh", ".img")
+DICOM = (".dcm", ".dicom", ".ima")
+PLANES = ("sagittal", "coronal", "axial")  # across the first, second and third axis of RAS
 DEGRADATIONS = ("bicubic", "bilinear", "bilinear-plain", "kspace")
 MIXED = (0.4, 0.2, 0.2, 0.2)  # share of each of them in training with --degradation mixed
 MAX_PIXELS = 2**26  # a picture or slice beyond this is refused before its pixels are read
@@ -192,31 +196,314 @@ def grey_values(image, path) -> np.ndarray:
     return values
 
 
-def load_volume(path):
-    """Open a NIfTI, FreeSurfer or Analyze file: (nibabel image, float32 array (X, Y, Z)).
+def kind_of(path) -> str:
+    """`picture`, `volume` or `dicom`, by a file's first bytes; by its name where they say nothing.
 
-    NaN and infinite voxels become 0, with a warning. Raises DataError for what cannot be read.
+    '' for anything else. A `.nii` that is gzipped, a DICOM file without ending or a PNG called .dcm
+    are what they are.
     """
+    head = first_bytes(path)
+    if head[128:132] == b"DICM":
+        return "dicom"
+    if head[344:347] in (b"n+1", b"ni1") or head[4:7] in (b"n+2", b"ni2"):
+        return "volume"
+    if head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM")):
+        return "picture"
+    kinds = {"picture": PICTURES, "volume": (*VOLUMES, ".hdr"), "dicom": DICOM}
+    return next((kind for kind, endings in kinds.items() if suffix(path) in endings), "")
+
+
+def first_bytes(path) -> bytes:
+    """The first bytes of a file, unpacked if it is gzipped; none if it cannot be read."""
+    try:
+        if os.path.isfile(path):
+            with unpacked(path) as file:
+                return file.read(352)
+    except (OSError, EOFError, zlib.error):  # whoever reads all of it says what is wrong
+        pass
+    return b""
+
+
+def unpacked(path):
+    """Open a file for reading, through gzip if it is gzipped."""
+    file = open(path, "rb")
+    if file.read(2) == b"\x1f\x8b":
+        file.close()
+        return gzip.open(path)
+    file.seek(0)
+    return file
+
+
+@dataclass
+class Volume:
+    """A scan as it is stored, in its own axes.
+
+    stored: (X, Y, Z) or (X, Y, Z, T); the intensities are `stored * slope + inter`.
+    affine: (4, 4), from voxel indices to mm in RAS. header: nibabel's NIfTI header with all this.
+    """
+
+    path: Path
+    stored: np.ndarray
+    slope: float
+    inter: float
+    affine: np.ndarray
+    header: object
+
+    def intensities(self, t: int = 0) -> np.ndarray:
+        """Volume t in the scan's units, float32 (X, Y, Z). NaN and infinity become 0, and said."""
+        data = self.stored if self.stored.ndim == 3 else self.stored[..., t]
+        with np.errstate(over="ignore"):
+            data = data.astype(np.float32)
+        if (self.slope, self.inter) != (1, 0):
+            data = data * np.float32(self.slope) + np.float32(self.inter)
+        bad = ~np.isfinite(data)
+        if bad.any():
+            say(f"{self.path}: {int(bad.sum())} NaN or infinite voxels were set to 0")
+            data[bad] = 0
+        return data
+
+
+def read_volume(path, files=()) -> Volume:
+    """Read a NIfTI, FreeSurfer (mgz), Analyze or DICOM scan.
+
+    files: the files of a DICOM series; without them `path` is one file. Raises DataError for what
+    cannot be read, has more than four dimensions, complex numbers or colours.
+    """
+    path = Path(path)
+    if files or kind_of(path) == "dicom":
+        return read_dicom(path, files or (path,))
     import nibabel as nib
 
-    path = Path(path)
+    with reading(path), unpacked(path) as stream:
+        size = path.stat().st_size * (1032 if isinstance(stream, gzip.GzipFile) else 1)
+        if suffix(path) in (".img", ".hdr"):  # two files, found by their names
+            image = nib.load(path)
+            size = path.with_suffix(".img").stat().st_size
+        else:
+            head = first_bytes(path)
+            kinds = ((344, b"n+1", nib.Nifti1Image), (4, b"n+2", nib.Nifti2Image))
+            kinds += ((0, b"\0\0\0\1", nib.MGHImage),)
+            kind = next((k for at, magic, k in kinds if head[at:].startswith(magic)), None)
+            if not kind:
+                raise DataError(f"{path}: not a volume that can be read (nii, mgz, img, dcm)")
+            image = kind.from_file_map(kind.make_file_map({"image": stream}))
+        shape, dtype, proxy = image.shape, image.get_data_dtype(), image.dataobj
+        while len(shape) > 3 and shape[-1] == 1:
+            shape = shape[:-1]
+        if len(shape) not in (2, 3, 4) or min(shape) < 1:
+            raise DataError(f"{path}: has shape {image.shape}; 3-D and 4-D volumes can be read")
+        if dtype.kind not in "iuf":
+            raise DataError(f"{path}: holds {dtype} values; only plain grey values can be read")
+        if np.prod(shape, dtype=float) * dtype.itemsize > size:  # deflate packs 1032:1 at best
+            raise DataError(f"{path}: is cut short, or its header is wrong (it says {shape})")
+        stored = np.asarray(proxy.get_unscaled()).reshape(shape + (1,) * (3 - len(shape)))
+        affine, header = image.affine, image.header
+        if not isinstance(image, nib.Nifti1Pair):
+            header = nifti_header(affine, 1 if isinstance(image, nib.MGHImage) else 2)
+        if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+            say(f"{path}: has no usable position and voxel size; 1 mm is assumed")
+            affine, header = np.eye(4), nifti_header(np.eye(4), 0)
+        return Volume(path, stored, float(proxy.slope), float(proxy.inter), affine, header)
+
+
+def nifti_header(affine: np.ndarray, code: int):
+    """A NIfTI header with this affine, in mm. code: 1 scanner, 2 aligned, 0 unknown."""
+    import nibabel as nib
+
+    header = nib.Nifti1Header()
+    header.set_xyzt_units("mm", "sec")
+    header.set_qform(affine, code)
+    header.set_sform(affine, code)
+    if not np.allclose(header.get_qform(), affine, atol=1e-3):  # sheared: only the sform can say so
+        header["qform_code"] = 0
+    return header
+
+
+def quiet_pydicom():
+    """pydicom, without its remarks about how well files keep to the standard."""
+    import pydicom
+
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    warnings.filterwarnings("ignore", module="pydicom")
+    return pydicom
+
+
+def dicom_series(files) -> list[tuple[str, str, str, tuple]]:
+    """The series among the DICOM files of a folder: [(number, description, patient, files)].
+
+    Pictures of one series that differ in size or direction (a localizer) count as several. Files
+    without a picture (reports, DICOMDIR) are left out; one that cannot be read stands for itself.
+    """
+    pydicom = quiet_pydicom()
+    tags = "SeriesInstanceUID SeriesNumber SeriesDescription PatientID Modality SOPClassUID Rows "
+    tags = (tags + "Columns ImageOrientationPatient").split()
+    groups = {}
+    for file in files:
+        try:
+            with unpacked(file) as stream:
+                ds = pydicom.dcmread(
+                    stream, stop_before_pixels=True, force=True, specific_tags=tags
+                )
+            if "Rows" not in ds and ("SOPClassUID" in ds or ds.file_meta):
+                continue
+            direction = [round(float(x), 2) + 0.0 for x in ds.get("ImageOrientationPatient") or ()]
+            key = (str(ds.SeriesInstanceUID), int(ds.Rows), int(ds.Columns), *direction)
+            about = " ".join(str(ds.get(tag) or "") for tag in ("Modality", "SeriesDescription"))
+            patient = str(ds.get("PatientID") or "")
+            if re.fullmatch(r"\W*(anon\w*|unknown|none|patient|0*)\W*", patient, flags=re.I):
+                patient = ""
+            about = (str(ds.get("SeriesNumber") or ""), about.strip(), patient)
+        except Exception:  # reading all of it says what is wrong
+            key, about = (str(file),), ("", "cannot be read", "")
+        groups.setdefault(key, (about, []))[1].append(file)
+    found, seen = [], Counter()
+    for (number, about, patient), members in groups.values():
+        number = re.sub(r"\W", "", number) or "0"
+        seen[number] += 1
+        number += f"-{seen[number]}" if seen[number] > 1 else ""
+        found.append((number, f"{about}, {len(members)} file(s)", patient, tuple(members)))
+    return sorted(found, key=lambda series: natural(series[0]))
+
+
+@dataclass
+class Frame:
+    """One slice of a DICOM series: position, direction of rows and columns, spacing in mm (LPS)."""
+
+    pixels: np.ndarray
+    position: np.ndarray | None
+    direction: np.ndarray
+    spacing: tuple[float, float]
+    thickness: float
+    slope: float
+    inter: float
+    number: int
+
+
+def dicom_frames(ds, file) -> list[Frame]:
+    """The slices of a DICOM file: one, or many in a multi-frame file."""
+    from pydicom.pixels import get_decoder
+
+    count = int(ds.get("NumberOfFrames") or 1)
+    if "Rows" not in ds or not any(k in ds for k in ("PixelData", "FloatPixelData")):
+        raise DataError(f"{file}: holds no picture")
+    if int(ds.get("SamplesPerPixel") or 1) != 1 or "MONOCHROME" not in ds.PhotometricInterpretation:
+        raise DataError(f"{file}: is a colour picture, not a scan")
+    if int(ds.Rows) * int(ds.Columns) * count > MAX_PIXELS:
+        raise DataError(f"{file}: {count} frames of {ds.Rows}x{ds.Columns} pixels is too large")
+    if "MOSAIC" in (ds.get("ImageType") or ()):
+        raise DataError(f"{file}: is a Siemens mosaic; convert it to NIfTI first (dcm2niix)")
     try:
-        image = nib.load(path)
-        shape = tuple(s for s in image.shape if s != 1 or len(image.shape) <= 3)
-        if len(shape) != 3:
-            raise DataError(f"{path}: has shape {image.shape}; one 3-D volume is needed")
-        if min(shape) < 1 or np.prod(shape, dtype=float) > 2**32:
-            raise DataError(f"{path}: claims {shape} voxels; is its header damaged?")
-        data = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
-    except DataError:
-        raise
-    except Exception as e:  # nibabel lets errors of gzip, zlib, struct and numpy through
-        raise DataError(f"{path}: {reason(e)}") from None
-    bad = ~np.isfinite(data)
-    if bad.any():
-        say(f"{path}: {int(bad.sum())} NaN or infinite voxels were set to 0")
-        data = np.where(bad, np.float32(0), data)
-    return image, data
+        pixels = ds.pixel_array.reshape(count, int(ds.Rows), int(ds.Columns))
+    except RuntimeError as error:  # no decoder that can do it
+        syntax = ds.file_meta.TransferSyntaxUID
+        plugins = "; or ".join(
+            " ".join(p.split()) for p in get_decoder(syntax).missing_dependencies
+        )
+        raise DataError(
+            f"{file}: cannot be unpacked ({syntax.name}); install a plug-in: {plugins}"
+        ) from error
+
+    def value(i, name):
+        """An attribute of frame i: its own, one that all frames share, or the file's."""
+        for groups in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):
+            items = ds.get(groups) or []
+            for element in items[i if len(items) == count else 0] if items else ():
+                if element.VR == "SQ" and element.value and element.value[0].get(name) is not None:
+                    return element.value[0].get(name)
+        return ds.get(name)
+
+    frames = []
+    for i in range(count):
+        position = value(i, "ImagePositionPatient")
+        position = np.array(position, float) if position else None
+        direction = np.array(value(i, "ImageOrientationPatient") or (1, 0, 0, 0, 1, 0), float)
+        spacing = value(i, "PixelSpacing") or value(i, "ImagerPixelSpacing") or (1, 1)
+        thickness = float(value(i, "SpacingBetweenSlices") or value(i, "SliceThickness") or 1)
+        slope, inter = value(i, "RescaleSlope"), value(i, "RescaleIntercept")
+        slope, inter = float(slope if slope is not None else 1), float(inter or 0)
+        number = int(ds.get("InstanceNumber") or 0) if count == 1 else i
+        spacing = tuple(float(x) for x in spacing)
+        frames.append(
+            Frame(pixels[i], position, direction, spacing, thickness, slope, inter, number)
+        )
+    return frames
+
+
+def read_dicom(path, files) -> Volume:
+    """The volume of a DICOM series, its slices sorted by their position along the slice normal.
+
+    Where every position occurs T times (time points, echoes) the volume is (X, Y, Z, T). X runs
+    along a picture's rows, Y down its columns. Raises DataError as `read_volume`.
+    """
+    pydicom = quiet_pydicom()
+    frames = []
+    for file in files:
+        with reading(file), unpacked(file) as stream:
+            ds = pydicom.dcmread(stream, force=True)
+            frames += dicom_frames(ds, file)
+    first = frames[0]
+    shape = first.pixels.shape
+    for frame in frames:
+        if frame.pixels.shape != shape or not np.allclose(
+            [*frame.direction, *frame.spacing], [*first.direction, *first.spacing], atol=1e-2
+        ):
+            raise DataError(f"{path}: its pictures differ in size or direction; not one volume")
+    along, down = first.direction[:3], first.direction[3:]
+    normal = np.cross(along, down)
+    if not abs(np.linalg.norm(normal) - 1) < 0.01 or not min(first.spacing) > 0:
+        raise DataError(f"{path}: its position or pixel size makes no sense")
+    if any(f.position is None for f in frames) or (
+        len(frames) > 1
+        and len(files) == 1
+        and not np.ptp([f.position for f in frames], axis=0).any()
+    ):
+        if len(frames) > 1:
+            say(f"{path}: does not say where its slices lie; they are stacked in order")
+        start = first.position if first.position is not None else np.zeros(3)
+        for i, frame in enumerate(sorted(frames, key=lambda f: f.number)):
+            frame.position = start + i * abs(first.thickness) * normal
+
+    # Positions first, and at each of them the time points.
+    depth = np.array([frame.position @ normal for frame in frames])
+    order = np.lexsort(([frame.number for frame in frames], depth))
+    level = np.cumsum(np.diff(depth[order], prepend=depth[order[0]]) > 0.01)
+    times = np.bincount(level)
+    if np.ptp(times):
+        words = f"{times.min()} to {times.max()} pictures at one position"
+        raise DataError(f"{path}: has {words}; files are missing, or it is more than one scan")
+    frames = [frames[i] for i in order]
+    n, t = len(times), int(times[0])
+    corners = np.array([frame.position for frame in frames[::t]])
+    step = (corners[-1] - corners[0]) / (n - 1) if n > 1 else normal * abs(first.thickness)
+    apart = np.abs(corners - corners[0] - np.arange(n)[:, None] * step).max()
+    if apart > 0.1 * np.linalg.norm(step):
+        say(f"{path}: its slices are not evenly spaced (up to {apart:.2g} mm off): is one missing?")
+    affine = np.eye(4)  # from (column, row, slice) to LPS, then to RAS
+    affine[:3] = np.stack([along * first.spacing[1], down * first.spacing[0], step, corners[0]], 1)
+    affine = np.diag([-1.0, -1, 1, 1]) @ affine
+
+    same = all((f.slope, f.inter) == (first.slope, first.inter) for f in frames)
+    dtype = np.result_type(*{f.pixels.dtype for f in frames}) if same else np.float32
+    stored = np.empty((shape[1], shape[0], n, t), dtype, order="F")
+    for i, f in enumerate(frames):
+        stored[..., i // t, i % t] = (f.pixels if same else f.pixels * f.slope + f.inter).T
+    header = nifti_header(affine, 1)
+    about = f"{ds.get('Modality', '')} {ds.get('SeriesDescription', '')}".strip()
+    header["descrip"] = about.encode("ascii", "replace")[:79]
+    slope, inter = (first.slope, first.inter) if same else (1.0, 0.0)
+    return Volume(Path(path), stored if t > 1 else stored[..., 0], slope, inter, affine, header)
+
+
+def to_ras(volume: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """A volume as a view whose axes run to the right, to the front and up."""
+    import nibabel as nib
+
+    return nib.orientations.apply_orientation(volume, nib.io_orientation(affine))
+
+
+def slices_of(ras: np.ndarray, plane: str) -> np.ndarray:
+    """The slices of a RAS volume as a view (S, H, W): rows from the top or the front."""
+    return np.moveaxis(ras, PLANES.index(plane), 0).swapaxes(1, 2)[:, ::-1]
 
 
 def intensity_range(volume: np.ndarray) -> tuple[float, float]:
@@ -232,17 +519,17 @@ def intensity_range(volume: np.ndarray) -> tuple[float, float]:
     return low, high if high > low else low + 1.0
 
 
-def volume_slices(path, axis: str = "axial", count: int = 0) -> list[tuple[int, np.ndarray]]:
-    """The usable slices of a volume as (index, uint8 (H, W)), upright, cut to the head's box.
+def volume_slices(path, axis="axial", count=0, files=(), levels=255) -> list:
+    """The usable slices of a scan as [(index, (H, W))], upright, cut to the head's box.
 
     axis: `axial`, `coronal`, `sagittal` or `all`. A slice is usable where at least a tenth of the
     box is foreground. count: only that many, centred in the head, one scan's share as in ADNI's
-    20; 0: all.
+    20; 0: all. files: of a DICOM series. levels: 255 gives uint8, 65535 uint16.
     """
-    import nibabel as nib
-
-    image, data = load_volume(path)
-    data = nib.orientations.apply_orientation(data, nib.io_orientation(image.affine))
+    volume = read_volume(path, files)
+    if volume.stored.ndim == 4:
+        say(f"{path}: the first of its {volume.stored.shape[3]} volumes is used")
+    data = to_ras(volume.intensities(), volume.affine)
     low, high = intensity_range(data)
     foreground = data > low + 0.05 * (high - low)
     box = []
@@ -252,17 +539,16 @@ def volume_slices(path, axis: str = "axial", count: int = 0) -> list[tuple[int, 
             return []
         box.append(slice(max(0, filled[0] - 8), filled[-1] + 9))
     data, foreground = data[tuple(box)], foreground[tuple(box)]
-    data = np.clip((data - low) / (high - low) * 255 + 0.5, 0, 255).astype(np.uint8)
-    axes = {"sagittal": (0,), "coronal": (1,), "axial": (2,), "all": (0, 1, 2)}[axis]
+    data = np.clip((data - low) / (high - low) * levels + 0.5, 0, levels)
+    data = data.astype(np.uint8 if levels == 255 else np.uint16)
     found = []
-    for a in axes:
-        share = foreground.mean(axis=tuple(i for i in range(3) if i != a))
-        usable = np.flatnonzero(share >= 0.1)
+    for plane in PLANES if axis == "all" else (axis,):
+        slices = slices_of(data, plane)
+        usable = np.flatnonzero(slices_of(foreground, plane).mean(axis=(1, 2)) >= 0.1)
         if count and usable.size > count:
             start = (usable.size - count) // 2
             usable = usable[start : start + count]
-        # RAS data: a slice's first axis becomes its columns, its second, from the top, its rows.
-        found += [(int(i) + box[a].start, data.take(i, axis=a).T[::-1]) for i in usable]
+        found += [(int(i) + box[PLANES.index(plane)].start, slices[i]) for i in usable]
     return found
 
 
@@ -271,12 +557,18 @@ def volume_slices(path, axis: str = "axial", count: int = 0) -> list[tuple[int, 
 
 @dataclass(frozen=True)
 class Scan:
-    """A file to read slices from. group is the class folder (AD, NC …), split train, test or ''."""
+    """A file to read slices from. group is the class folder (AD, NC …), split train, test or ''.
+
+    For a DICOM series path is its folder, or its only file; series is its number.
+    """
 
     path: Path
     subject: str
     group: str
     split: str
+    files: tuple = ()
+    series: str = ""
+    about: str = ""
 
 
 def natural(text) -> list:
@@ -295,15 +587,22 @@ def stem(path) -> str:
     return Path(path).name[: -len(suffix(path)) or None]
 
 
-def subject_of(path: Path, folders: tuple[str, ...]) -> str:
+# How subjects are called in BIDS, ADNI and OASIS, wherever it stands in a name.
+SUBJECT = r"(?<![A-Za-z0-9])(sub-[A-Za-z0-9]+|\d{3}_S_\d{4,5}|OAS\d_\d{4}|OAS3\d{4})"
+
+
+def subject_of(path: Path, folders: tuple[str, ...], patient: str = "") -> str:
     """Whose scan a file is: BIDS `sub-XX`, else `<scan id>_<slice>`, else its folder's name.
 
-    folders: the folders between the data folder and the file, without the split.
+    folders: the folders between the data folder and the file, without the split. patient: what a
+    DICOM file says.
     """
     for part in (path.name, *reversed(folders)):
-        bids = re.match(r"sub-[A-Za-z0-9]+", part)
-        if bids:
-            return bids.group()
+        known = re.search(SUBJECT, part)
+        if known:
+            return known.group()
+    if patient:
+        return patient
     name = stem(path)
     if suffix(path) in VOLUMES:
         return re.split(r"_(?:study|ses|visit|T1|T2|FLAIR|desc)", name, flags=re.I)[0]
@@ -315,7 +614,7 @@ def subject_of(path: Path, folders: tuple[str, ...]) -> str:
 
 
 def find_scans(root) -> list[Scan]:
-    """All pictures and volumes below a folder, in natural order.
+    """All pictures, volumes and DICOM series below a folder, in natural order.
 
     Raises DataError if there are none, or if a subject is in both `train` and `test`.
     """
@@ -340,16 +639,25 @@ def find_scans(root) -> list[Scan]:
         parts = Path(folder).relative_to(root).parts
         split = next((p.lower() for p in parts if p.lower() in ("train", "test")), "")
         inner = tuple(p for p in parts if p.lower() not in ("train", "test"))
-        for name in sorted(files, key=natural):
+        group = inner[0] if split and inner and not inner[0].startswith("sub-") else ""
+        dicom = []
+        for name in sorted((name for name in files if name[0] != "."), key=natural):
             path = Path(folder, name)
-            if name[0] != "." and suffix(path) in PICTURES + VOLUMES:
-                if not path.is_file():
-                    say(f"left out: {path}: a broken link, or not a file")
-                    continue
-                group = inner[0] if split and inner and not inner[0].startswith("sub-") else ""
+            kind = kind_of(path) if suffix(path) not in PICTURES + VOLUMES else ""
+            if kind == "dicom":
+                dicom.append(path)
+            elif suffix(path) in PICTURES + VOLUMES or (
+                kind == "volume" and suffix(path) != ".hdr"
+            ):
                 scans.append(Scan(path, subject_of(path, inner), group, split))
+        for number, about, patient, members in dicom_series(dicom) if dicom else ():
+            # Without a name in the files, the uppermost folder is the subject's.
+            path = Path(folder) if len(members) > 1 else members[0]
+            patient = patient or (*inner[bool(group) :], stem(path))[0]
+            subject = subject_of(path, inner, patient)
+            scans.append(Scan(path, subject, group, split, members, number, about))
     if not scans:
-        raise DataError(f"{root}: holds no slices (png, jpeg, tiff) and no volumes (nii, mgz)")
+        raise DataError(f"{root}: holds no slices (png, jpeg, tiff) and no volumes (nii, mgz, dcm)")
     return scans
 
 
@@ -430,8 +738,8 @@ class Slices:
 
 def scan_slices(scan: Scan, axis: str, count: int) -> list[tuple[str, np.ndarray]]:
     """Named uint8 slices of one file: one of a picture, many of a volume."""
-    if suffix(scan.path) in VOLUMES:
-        slices = volume_slices(scan.path, axis, count)
+    if scan.files or kind_of(scan.path) in ("volume", "dicom"):
+        slices = volume_slices(scan.path, axis, count, scan.files)
         if not slices:
             raise DataError(f"{scan.path}: no slice with enough foreground")
         return [(f"{scan.path}#{n}", pixels) for n, pixels in slices]
@@ -446,9 +754,9 @@ def scan_slices(scan: Scan, axis: str, count: int) -> list[tuple[str, np.ndarray
 def fingerprint(scans: list[Scan], *options) -> str:
     """A digest of the files' names, sizes and times: it changes when the data set does."""
     digest = hashlib.sha256(json.dumps(["cache 2", *options]).encode())
-    for scan in scans:
-        about = scan.path.stat()
-        digest.update(os.fsencode(f"{scan.path}|{about.st_size}|{about.st_mtime_ns}\n"))
+    for path in (path for scan in scans for path in scan.files or (scan.path,)):
+        about = path.stat()
+        digest.update(os.fsencode(f"{path}|{about.st_size}|{about.st_mtime_ns}\n"))
     return digest.hexdigest()[:16]
 
 
