@@ -278,7 +278,8 @@ def load_checkpoint(path) -> dict:
         held = sum(storage.nbytes() for storage in storages.values())
         if not good or held > path.stat().st_size:
             raise DataError(f"{path}: holds no plain weights")
-    checkpoint["trained_on"] = one_line(str(checkpoint.get("trained_on", "unknown data")))[:200]
+    words = checkpoint.get("trained_on")
+    checkpoint["trained_on"] = one_line(words[:200]) if isinstance(words, str) else "unknown data"
     return checkpoint
 
 
