@@ -56,12 +56,12 @@ class Interpolation(nn.Module):
         # The weights are the answer to a single bright pixel at each place of the neighbourhood.
         impulses = torch.eye(25).reshape(25, 1, 5, 5)
         answers = F.interpolate(F.pad(impulses, (2, 2, 2, 2)), scale_factor=SCALE, mode=mode)
-        kernel = answers[:, 0, 16:20, 16:20].reshape(25, SCALE**2).T.reshape(SCALE**2, 1, 5, 5)
-        self.register_buffer("kernel", kernel.contiguous(), persistent=False)
+        kernel = answers[:, 0, 16:20, 16:20].reshape(25, SCALE**2).T.contiguous()
+        self.register_buffer("kernel", kernel, persistent=False)
 
     def sub_pixels(self, lr: torch.Tensor) -> torch.Tensor:
         """(N, 1, H, W) -> (N, 16, H, W): the interpolated slice before the pixel shuffle."""
-        return F.conv2d(F.pad(lr, (2, 2, 2, 2), mode="replicate"), self.kernel)
+        return F.conv2d(F.pad(lr, (2, 2, 2, 2), mode="replicate"), self.kernel.view(-1, 1, 5, 5))
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         return F.pixel_shuffle(self.sub_pixels(lr), SCALE)
@@ -177,7 +177,7 @@ def parameters(network: nn.Module) -> int:
 
 def mmac(network: nn.Module, height: int = 60, width: int = 64) -> float:
     """Million multiply-accumulates of all convolutions for one LR slice: all are at its size."""
-    kernels = [p for p in (*network.parameters(), *network.buffers()) if p.dim() == 4]
+    kernels = [p for p in (*network.parameters(), *network.buffers()) if p.dim() > 1]
     return sum(k.numel() for k in kernels) * height * width / 1e6
 
 
