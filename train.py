@@ -84,7 +84,8 @@ def arguments(argv=None):
     add("--iterations", type=whole(1), help="optimiser steps  (default: 2000 demo, 12000 data)")
     add("--batch-size", type=whole(1), default=8, help="slices a step, over all processes")
     add("--patch-size", type=whole(0), default=32, help="LR pixels along an edge; 0: whole slices")
-    add("--lr", type=float, default=4e-3, help="peak learning rate of Adam")
+    add("--lr", type=float, default=2e-3, help="peak learning rate of Adam")
+    add("--clip", type=float, default=0.01, help="largest gradient norm; 0: no limit")
     add("--schedule", default="cosine", choices=("cosine", "constant"), help="of the learning rate")
     add("--ema", type=float, default=0.999, help="decay of the weight average; 0: none")
     add("--no-augment", action="store_true", help="no flips, turns, brightness, grid shifts")
@@ -430,6 +431,8 @@ def train(args, device) -> int:
         loss = F.mse_loss(sr.float(), hr)
         optimiser.zero_grad()
         loss.backward()
+        if args.clip:  # some 5 times the usual norm: one odd batch must not undo a long run
+            torch.nn.utils.clip_grad_norm_(weights, args.clip, foreach=True)
         optimiser.step()
         decay = min(args.ema, (1 + iteration) / (10 + iteration))
         with torch.no_grad():
