@@ -3,7 +3,9 @@
 python evaluate.py weights/default.pt runs/mine/best.pt --data DIR
 """
 
+import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,8 +14,10 @@ from tqdm import tqdm
 import dataset
 import modules
 from utils import (
+    DataError,
     Parser,
     atomic_write,
+    curves_figure,
     load_checkpoint,
     metrics_table,
     pick_device,
@@ -80,6 +84,7 @@ def main(argv=None):
     add("--cache", default="runs/cache", help="folder for the decoded slices")
     add("--device", default="auto", help="auto, cpu, cuda, mps")
     add("--json", metavar="FILE", help="write the table as JSON too")
+    add("--curves", metavar="FILE", help="plot the loss curves of the checkpoints' runs, as PNG")
     args = parser.parse_args(argv)
 
     device = pick_device(args.device)
@@ -105,6 +110,20 @@ def main(argv=None):
         with atomic_write(args.json, "w") as file:
             json.dump({**about, "results": table}, file, indent=1)
         print(f"written: {args.json}")
+    if args.curves:
+        curves_figure(args.curves, {name: loss_curve(name) for name in networks})
+        print(f"written: {args.curves}")
+
+
+def loss_curve(checkpoint: str) -> tuple[list[int], list[float]]:
+    """Iterations and training losses from the log.csv beside a checkpoint."""
+    log = Path(checkpoint).with_name("log.csv")
+    try:
+        with open(log, newline="") as file:
+            rows = [(int(row["iteration"]), float(row["loss"])) for row in csv.DictReader(file)]
+        return tuple(zip(*rows))
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError(f"{log}: no readable log; --curves needs the checkpoints of runs") from None
 
 
 def split_slices(args) -> dataset.Slices:

@@ -404,6 +404,33 @@ def grid_figure(path, rows, names, *, title="", aspect: float = 1.0) -> None:
     save_figure(figure, path)
 
 
+def smoothed(values) -> np.ndarray:
+    """A centred mean over 4 % of a curve, shorter at both ends: the curve keeps its length."""
+    values = np.asarray(values, dtype=float)
+    width = max(1, len(values) // 50)
+    sums = np.concatenate(([0.0], np.cumsum(values)))
+    i = np.arange(len(values))
+    low, high = np.maximum(0, i - width), np.minimum(len(values), i + width + 1)
+    return (sums[high] - sums[low]) / (high - low)
+
+
+def curves_figure(path, curves: dict) -> None:
+    """Plot smoothed training losses: {name: (iterations, losses)}. Both axes are logarithmic."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for name, (iterations, losses) in curves.items():
+        axes.plot(iterations, smoothed(losses), lw=1.6, label=name)
+    axes.set(xlabel="iteration (optimiser steps)", ylabel="MSE (intensity in [0, 1], squared)")
+    axes.set(xscale="log", yscale="log")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=9)
+    save_figure(figure, path)
+
+
 def loss_figure(path, iterations, losses, validations, bicubic_mse=None, title="") -> None:
     """Plot the training loss per iteration: raw and smoothed, with validation and bicubic.
 
@@ -415,16 +442,9 @@ def loss_figure(path, iterations, losses, validations, bicubic_mse=None, title="
     figure = Figure(figsize=(8, 4.5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    losses = np.asarray(losses, dtype=float)
     if len(losses):
         axes.plot(iterations, losses, color="tab:blue", alpha=0.25, lw=0.6, label="training, raw")
-        # A centred mean that shrinks at both ends, so that the curve is as long as the data.
-        width = max(1, len(losses) // 50)
-        sums = np.concatenate(([0.0], np.cumsum(losses)))
-        i = np.arange(len(losses))
-        low, high = np.maximum(0, i - width), np.minimum(len(losses), i + width + 1)
-        smooth = (sums[high] - sums[low]) / (high - low)
-        axes.plot(iterations, smooth, color="tab:blue", lw=2, label="training, smoothed")
+        axes.plot(iterations, smoothed(losses), color="tab:blue", lw=2, label="training, smoothed")
     if validations:
         axes.plot(*zip(*validations), "o-", color="tab:red", ms=4, lw=1, label="validation slices")
     if bicubic_mse:
