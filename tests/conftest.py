@@ -31,6 +31,19 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture
+def cli(capsys):
+    """cli(train.main, "--data", folder): (exit status, stdout, stderr) of a script, in-process."""
+
+    def call(main, *arguments):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            utils.run_main(lambda: main([str(a) for a in arguments]))
+        return (ended.value.code or 0, *capsys.readouterr())
+
+    return call
+
+
 @pytest.fixture(scope="session")
 def brain() -> np.ndarray:
     """The ICBM152 template at 1 mm as uint8 axial slices (189, 233, 197), upright."""

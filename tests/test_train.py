@@ -1,0 +1,460 @@
+"""Training: a whole run, exact resume, kills at bad moments, full disks, numbers that go wrong."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+
+import dataset
+import modules
+import train
+import utils
+from utils import DataError, UsageError
+
+POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals or limits")
+
+
+@pytest.fixture(scope="session")
+def command(adni, tmp_path_factory):
+    """Arguments of a run of a second: 27 training slices, 7 steps an epoch."""
+    cache = tmp_path_factory.mktemp("cache")
+    words = "--batch-size 4 --patch-size 6 --channels 8 --blocks 2 --device cpu --ema 0.9"
+    return ["--data", str(adni), "--cache", str(cache), *words.split()]
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Figures take most of the time of such a short run."""
+    monkeypatch.setattr(train, "loss_figure", lambda *a, **k: None)
+    monkeypatch.setattr(train, "grid_figure", lambda *a, **k: None)
+
+
+def log(run) -> list[dict]:
+    with open(Path(run, "log.csv"), newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def content(path):
+    """A checkpoint as plain torch reads it."""
+    return torch.load(path, weights_only=True)
+
+
+def same(a, b) -> bool:
+    """Whether two nests of dicts, lists, tensors and numbers are equal to the last bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def assert_same_run(a, b):
+    for name in ("last.pt", "best.pt"):
+        assert same(content(Path(a, name)), content(Path(b, name))), name
+    assert Path(a, "log.csv").read_bytes() == Path(b, "log.csv").read_bytes()
+    results = [json.loads(Path(run, "metrics.json").read_text())["results"] for run in (a, b)]
+    assert results[0] == results[1]
+
+
+# --- a whole run ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(adni, tmp_path_factory):
+    """(run folder, what was printed) of `python train.py`, long enough to beat bicubic."""
+    folder = tmp_path_factory.mktemp("train")
+    words = "--iterations 120 --patch-size 16 --channels 16 --blocks 4 --device cpu --run a/run"
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), "--data", str(adni), *words.split()],
+        cwd=folder, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder / "a" / "run", done.stdout
+
+
+def test_a_run_leaves_everything_behind(finished):
+    run, _ = finished
+    assert sorted(p.name for p in run.iterdir()) == [
+        "best.pt", "config.json", "examples.png", "last.pt", "log.csv", "loss.png", "metrics.json",
+    ]  # fmt: skip
+    assert (run.parent.parent / "runs" / "cache").is_dir()
+
+
+def test_a_run_beats_bicubic_on_its_test_subjects(finished):
+    run, printed = finished
+    results = json.loads((run / "metrics.json").read_text())["results"]
+    assert list(results) == ["bicubic", "this network"]
+    ours = results["this network"]
+    assert ours["subjects"] == 4 and ours["slices"] == 12
+    for metric in ("psnr", "psnr_brain", "ssim"):
+        assert ours[metric]["mean"] > results["bicubic"][metric]["mean"]
+    assert f"{ours['psnr']['mean']:.2f} ±" in printed
+
+
+def test_a_run_keeps_subjects_apart_and_says_so(finished):
+    run, printed = finished
+    config = json.loads((run / "config.json").read_text())
+    train_, val, test = (set(config["subjects"][k]) for k in ("train", "val", "test"))
+    assert test == {"267894", "I88123", "388206", "I99150"}
+    assert len(train_) == 7 and len(val) == 1 and not train_ & val
+    assert "test:       4 subjects, 12 slices (AD 2/6, NC 2/6)" in printed
+
+
+def test_the_log_has_a_row_an_iteration(finished):
+    rows = log(finished[0])
+    assert [int(row["iteration"]) for row in rows] == list(range(1, 121))
+    losses = [float(row["loss"]) for row in rows]
+    assert np.mean(losses[-20:]) < np.mean(losses[:20])
+    checks = [row for row in rows if row["val_psnr"]]
+    assert len(checks) == 20 and checks[-1] is rows[-1]
+    best = content(finished[0] / "best.pt")["metrics"]
+    assert best["val_psnr"] == max(float(row["val_psnr"]) for row in checks)
+
+
+def test_figures_show_something(finished):
+    for name in ("loss.png", "examples.png"):
+        with Image.open(finished[0] / name) as image:
+            assert image.width > 400 and np.asarray(image.convert("L")).std() > 10
+
+
+def test_the_checkpoint_says_what_it_is(finished):
+    checkpoint = content(finished[0] / "best.pt")
+    assert checkpoint["scale"] == 4 and checkpoint["degradation"] == "bicubic"
+    assert "7 subjects, 21 slices" in checkpoint["trained_on"]
+    network = modules.load_network(checkpoint)
+    assert network(torch.rand(1, 1, 7, 9)).shape == (1, 1, 28, 36)
+
+
+def test_the_next_command_is_printed(finished):
+    run, printed = finished
+    assert "python predict.py --simulate --checkpoint a/run/best.pt --image " in printed
+    assert Path(printed.strip().rpartition("--image ")[2]).is_file()
+    assert (run / "best.pt").is_file()
+
+
+def test_dry_run_without_data_is_a_demonstration(no_figures, capsys):
+    assert train.main(["--dry-run", "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert "demonstration" in printed and "no benchmark" in printed
+    (run,) = (p for p in Path("runs").iterdir() if p.name != "cache")
+    assert len(log(run)) == 2 and (run / "best.pt").is_file() and (run / "demo_slice.png").is_file()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--model espcn",
+        "--skip none --body residual --icnr",
+        "--degradation mixed --patch-size 0 --no-augment --ema 0 --schedule constant",
+    ],
+)
+def test_other_networks_and_schedules_train(command, no_figures, words):
+    assert train.main([*command, *words.split(), "--iterations", "3", "--run", "r"]) == 0
+    assert len(log("r")) == 3
+
+
+# --- the same again -------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_run(command, no_figures):
+    for run, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert train.main([*command, "--iterations", "9", "--seed", str(seed), "--run", run]) == 0
+    assert_same_run("a", "b")
+    assert Path("a", "log.csv").read_text() != Path("c", "log.csv").read_text()
+
+
+def test_config_is_enough_to_repeat_a_run(command, no_figures):
+    train.main([*command, "--iterations", "5", "--degradation", "mixed", "--run", "a"])
+    words = []
+    for name, value in json.loads(Path("a", "config.json").read_text())["arguments"].items():
+        if value is not None and value is not False and name != "run":
+            words += ["--" + name.replace("_", "-")] + ([] if value is True else [str(value)])
+    train.main([*words, "--run", "b"])
+    assert_same_run("a", "b")
+
+
+# --- stop and go on -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """interrupt(n, signal): the process gets the signal while it makes the n-th batch."""
+    real = dataset.training_batch
+
+    def at(iteration, number=signal.SIGINT):
+        def batch(slices, i, **options):
+            if i == iteration:
+                os.kill(os.getpid(), number)
+            return real(slices, i, **options)
+
+        monkeypatch.setattr(dataset, "training_batch", batch)
+
+    return at
+
+
+@POSIX
+@pytest.mark.parametrize("degradation", ["bicubic", "mixed"])
+def test_a_resumed_run_equals_one_that_was_never_stopped(
+    command, no_figures, interrupt, degradation
+):
+    command = [*command, "--degradation", degradation, "--iterations", "44"]  # 6 epochs and a bit
+    assert train.main([*command, "--run", "whole"]) == 0
+    for iteration in (0, 9, 31):  # the first step, and in the middle of epochs
+        interrupt(iteration)
+        first = [*command, "--run", "parts"] if iteration == 0 else ["--resume", "parts"]
+        assert train.main(first) == 130
+        assert content("parts/last.pt")["iteration"] == iteration + 1
+        assert len(log("parts")) == iteration + 1
+    assert train.main(["--resume", "parts"]) == 0
+    assert_same_run("whole", "parts")
+
+
+@POSIX
+def test_a_stopped_run_says_how_to_go_on(command, no_figures, interrupt, capsys):
+    interrupt(3, signal.SIGTERM)
+    assert train.main([*command, "--iterations", "44", "--run", "my 'run'"]) == 143
+    printed = capsys.readouterr().out.splitlines()
+    assert "stopped at iteration 4" in printed[-2]
+    assert printed[-1].strip() == """python train.py --resume 'my '"'"'run'"'"''"""
+    assert signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN
+
+
+def test_epochs_may_grow(command, no_figures):
+    command = [*command, "--schedule", "constant"]
+    train.main([*command, "--epochs", "4", "--run", "a"])
+    train.main([*command, "--epochs", "2", "--run", "b"])
+    assert len(log("b")) == 11  # 21 slices, 4 a step
+    train.main(["--resume", "b", "--epochs", "4"])
+    assert len(log("a")) == len(log("b")) == 21
+    assert same(content("a/last.pt")["model"], content("b/last.pt")["model"])
+    train.main(["--resume", "b", "--iterations", "23"])
+    assert len(log("b")) == 23
+
+
+def test_resuming_a_finished_run_makes_its_results_again(command, no_figures):
+    train.main([*command, "--iterations", "4", "--run", "a"])
+    shutil.copytree("a", "b")
+    os.remove("b/metrics.json")
+    assert train.main(["--resume", "b"]) == 0
+    assert_same_run("a", "b")
+
+
+def test_what_makes_resuming_wrong_is_refused_by_name(command, no_figures, adni):
+    train.main([*command, "--iterations", "4", "--run", "a"])
+    before = {p.name: p.read_bytes() for p in Path("a").iterdir()}
+    with pytest.raises(UsageError, match=r"^--lr, --seed cannot change"):
+        train.main(["--resume", "a", "--lr", "0.1", "--seed", "5"])
+    with pytest.raises(UsageError, match="--channels cannot change"):
+        train.main(["--resume", "a", "--channels", "9"])
+    with pytest.raises(UsageError, match="has done 4 iterations already"):
+        train.main(["--resume", "a", "--iterations", "3"])
+    with pytest.raises(UsageError, match="--run a: exists already"):
+        train.main([*command, "--run", "a"])
+    assert before == {p.name: p.read_bytes() for p in Path("a").iterdir()}
+
+
+def test_data_that_changed_are_noticed(command, no_figures, adni):
+    shutil.copytree(adni, "data")
+    train.main([*command, "--data", "data", "--iterations", "4", "--run", "a"])
+    picture = next(Path("data").rglob("*_79.png"))
+    Image.fromarray(255 - np.asarray(Image.open(picture))).save(picture)
+    with pytest.raises(DataError, match="data set has changed"):
+        train.main(["--resume", "a", "--iterations", "8"])
+
+
+@pytest.mark.parametrize("damage", ["no folder", "no config", "config", "no last", "last", "best"])
+def test_a_damaged_run_folder_is_one_clear_error(command, no_figures, damage):
+    train.main([*command, "--iterations", "2", "--run", "a"])
+    run = Path("a")
+    if damage == "no folder":
+        shutil.rmtree(run)
+    elif damage == "no config":
+        (run / "config.json").unlink()
+    elif damage == "config":
+        (run / "config.json").write_text('{"arguments": [3]}')
+    elif damage == "no last":
+        (run / "last.pt").unlink()
+    elif damage == "last":
+        os.truncate(run / "last.pt", 5000)
+    else:
+        shutil.copy(run / "best.pt", run / "last.pt")
+    with pytest.raises(DataError) as error:
+        train.main(["--resume", "a"])
+    named = "last.pt" if damage in ("no last", "last") else "a"
+    assert named in str(error.value) and "\n" not in str(error.value)
+
+
+# --- killed ---------------------------------------------------------------------------------------
+
+# train.py with a short interval between checkpoints, and something bad that happens on the way.
+DRIVER = """
+import os, signal, sys, time
+sys.path.insert(0, {root!r})
+import dataset, train, utils
+train.SAVE_EVERY = 3
+train.loss_figure = train.grid_figure = lambda *a, **k: None
+{bad}
+utils.run_main(lambda: train.main(sys.argv[1:]))
+"""
+KILLED_WHILE_WRITING = """
+calls, real = 0, os.fsync
+def fsync(number):
+    global calls
+    calls += 1
+    if calls == {when}:
+        os.ftruncate(number, os.fstat(number).st_size // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(number)
+os.fsync = fsync
+"""
+ENDLESS_STEP = """
+real = dataset.training_batch
+def batch(slices, i, **options):
+    if i == 4:
+        print("in the step", flush=True)
+        end = time.time() + 60
+        while time.time() < end:
+            time.sleep(0.01)
+    return real(slices, i, **options)
+dataset.training_batch = batch
+"""
+
+
+def start(arguments, bad=""):
+    code = DRIVER.format(root=str(ROOT), bad=bad)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdout=pipe, stderr=pipe, text=True
+    )
+
+
+@POSIX
+def test_killed_while_writing_files_nothing_is_torn(command, no_figures):
+    """Each run is killed with half a file written; each resume goes on from what was whole."""
+    command = [*command, "--iterations", "30"]
+    assert train.main([*command, "--run", "whole"]) == 0
+    arguments, done = [*command, "--run", "run"], 0
+    for when in (9, 14):
+        process = start(arguments, KILLED_WHILE_WRITING.format(when=when))
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGKILL, errors
+        last = utils.load_checkpoint("run/last.pt")
+        assert last["iteration"] > done
+        done = last["iteration"]
+        if Path("run/best.pt").exists():
+            modules.load_network(utils.load_checkpoint("run/best.pt"))
+        arguments = ["--resume", "run"]
+    assert train.main(arguments) == 0
+    assert_same_run("whole", "run")
+    assert not list(Path("run").glob(".*"))  # what the kills left half written is gone
+
+
+@POSIX
+def test_a_second_ctrl_c_stops_at_once(command):
+    process = start([*command, "--iterations", "30", "--run", "run"], ENDLESS_STEP)
+    assert any("in the step" in line for line in process.stdout)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None  # it wants to finish its step
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130 and time.monotonic() - began < 30
+    assert utils.load_checkpoint("run/last.pt")["iteration"] in (3, 4)
+
+
+# --- disks and numbers ----------------------------------------------------------------------------
+
+
+@POSIX
+def test_a_full_disk_is_one_line_and_earlier_files_stay(command, no_figures, cli):
+    import resource
+
+    assert train.main([*command, "--iterations", "4", "--run", "run"]) == 0
+    before = {p.name: p.read_bytes() for p in Path("run").iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, limits[1]))
+    try:
+        status, _, errors = cli(train.main, "--resume", "run", "--iterations", "9")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert status == 1
+    assert errors.splitlines()[-1] == "error: run/best.pt: cannot be written (File too large)"
+    after = {p.name: p.read_bytes() for p in Path("run").iterdir()}
+    for name in ("best.pt", "last.pt", "metrics.json"):
+        assert before[name] == after[name]
+    assert before.keys() == after.keys()
+    assert train.main(["--resume", "run", "--iterations", "9"]) == 0
+    assert [int(row["iteration"]) for row in log("run")] == list(range(1, 10))
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder nobody can write to")
+def test_a_folder_that_cannot_be_written_is_one_line(command, cli):
+    status, _, errors = cli(train.main, *command, "--iterations", 4, "--run", "/proc/self/run")
+    assert status == 1
+    assert errors.splitlines()[-1].startswith("error: /proc/self/run")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_stops_the_run(command, no_figures, monkeypatch, value):
+    real = dataset.training_batch
+
+    def batch(slices, iteration, **options):
+        lr, hr = real(slices, iteration, **options)
+        return lr, hr * (value if iteration == 13 else 1)
+
+    monkeypatch.setattr(dataset, "training_batch", batch)
+    with pytest.raises(DataError, match=rf"loss is {value} at iteration 14, learning rate 0\.00"):
+        train.main([*command, "--iterations", "44", "--run", "run"])
+    for name in ("best.pt", "last.pt"):
+        network = modules.load_network(utils.load_checkpoint(Path("run", name)))
+        assert network(torch.rand(1, 1, 8, 8)).isfinite().all()
+    assert content("run/last.pt")["iteration"] == len(log("run")) == 12
+
+
+def test_weights_that_are_no_numbers_are_never_saved(command, no_figures, monkeypatch):
+    """The last step before a checkpoint may break the weights while its loss was still fine."""
+    real = torch.optim.Adam.step
+
+    def step(self, *args, **kwargs):
+        real(self, *args, **kwargs)
+        if self.param_groups[0]["params"][0].grad is not None:
+            step.calls += 1
+            if step.calls == 12:
+                with torch.no_grad():
+                    self.param_groups[0]["params"][0].fill_(float("inf"))
+
+    step.calls = 0
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    with pytest.raises(DataError, match="weights are not finite at iteration 12"):
+        train.main([*command, "--iterations", "44", "--run", "run"])
+    assert content("run/last.pt")["iteration"] == 10
+    modules.load_network(utils.load_checkpoint("run/last.pt"))
+
+
+@pytest.mark.parametrize("value", [0, 77, 255])
+def test_constant_slices_make_no_nan(no_figures, value):
+    """A data set of flat slices trains, scores and plots without a number going wrong."""
+    Path("data").mkdir()
+    for n in range(5):
+        Image.new("L", (40, 36), value).save(f"data/p{n}_1.png")
+    words = "--data data --iterations 3 --batch-size 2 --patch-size 4 --channels 4 --blocks 1"
+    assert train.main([*words.split(), "--run", "run"]) == 0
+    text = Path("run/metrics.json").read_text() + Path("run/log.csv").read_text()
+    assert "nan" not in text.lower() and "inf" not in text.lower()
+    results = json.loads(Path("run/metrics.json").read_text())["results"]
+    assert results["bicubic"]["psnr"]["mean"] == pytest.approx(100)
+    assert (results["bicubic"]["psnr_brain"]["mean"] is None) == (value == 0)
