@@ -249,6 +249,19 @@ class Volume:
     affine: np.ndarray
     header: object
 
+    @property
+    def axes(self) -> list[int]:
+        """For each of its axes the RAS axis it is nearest to: 0 right, 1 front, 2 up."""
+        import nibabel as nib
+
+        return nib.io_orientation(self.affine)[:, 0].astype(int).tolist()
+
+    @property
+    def sizes(self) -> list[float]:
+        """The voxel sizes in mm along the axes nearest to right, front and up."""
+        sizes = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return [float(sizes[self.axes.index(axis)]) for axis in range(3)]
+
     def intensities(self, t: int = 0) -> np.ndarray:
         """Volume t in the scan's units, float32 (X, Y, Z). NaN and infinity become 0, and said."""
         data = self.stored if self.stored.ndim == 3 else self.stored[..., t]
@@ -867,6 +880,13 @@ def shuffled(n: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, 1, epoch]).permutation(n)
 
 
+def onto(array: np.ndarray, device: str) -> torch.Tensor:
+    """The array as a tensor on the device; from pinned memory, a copy to CUDA does not wait."""
+    tensor = torch.from_numpy(array)
+    tensor = tensor.pin_memory() if device.startswith("cuda") else tensor
+    return tensor.to(device, non_blocking=True)
+
+
 def training_batch(
     slices: Slices,
     iteration: int,
@@ -895,12 +915,11 @@ def training_batch(
         height = width = patch
     else:
         height, width = (slices.shape[chosen].max(axis=0) // SCALE).tolist()
+    mixture = np.searchsorted(np.cumsum(MIXED[:-1]), dice[:, 5], side="right")
     samples = []
     for b in range(rank, batch_size, world):
         d = dice[b]
-        name = degradation
-        if name == "mixed":
-            name = DEGRADATIONS[np.searchsorted(np.cumsum(MIXED[:-1]), d[5], side="right")]
+        name = DEGRADATIONS[mixture[b]] if degradation == "mixed" else degradation
         hr = slices[chosen[b]]
         if augment:  # all of this only changes how the same pixels are looked at
             hr = hr[:: 1 if d[7] < 0.5 else -1, :: 1 if d[8] < 0.5 else -1]
@@ -938,19 +957,16 @@ def training_batch(
             window, matrices, *_ = samples[i]
             pixels[n, : window.shape[0], : window.shape[1]] = window
             down[n, ..., : window.shape[0]], across[n, ..., : window.shape[1]] = matrices
-        gain = torch.tensor([samples[i][3] / 255 for i in group], device=device)[:, None, None]
-        arrays = (pixels, down, across)
-        pixels, down, across = (
-            torch.from_numpy(array).to(device, non_blocking=True) for array in arrays
-        )
+        gain = np.array([[[samples[i][3] / 255]] for i in group], np.float32)
+        pixels, down, across, gain = (onto(a, device) for a in (pixels, down, across, gain))
         pixels = pixels.float().mul_(gain)
-        lr[group] = apply_axes(pixels, down, across)
+        small = apply_axes(pixels, down, across)
         for n, i in enumerate(group):
-            hr[i] = pixels[n][tuple(samples[i][2])]
+            lr[i], hr[i] = small[n], pixels[n][tuple(samples[i][2])]
     if degradation == "mixed":  # in half of the slices a little scanner noise, up to 1 % of white
         noise = np.random.default_rng([seed, 3, iteration]).standard_normal(
             (batch_size, height, width), np.float32
         )
         noise *= 0.02 * np.maximum(0, 0.5 - dice[:, 6, None, None]).astype(np.float32)
-        lr += torch.from_numpy(noise[rank::world]).to(device)
+        lr += onto(noise[rank::world], device)
     return quantise(lr[:, None]), hr[:, None]

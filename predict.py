@@ -1,10 +1,13 @@
-"""Upscale a brain MRI slice, or every slice of a folder, by 4.
+"""Upscale a brain MRI slice, a whole scan or a folder of them by 4.
 
 python predict.py --image slice.png
+python predict.py --image scan.nii.gz
 python predict.py --image scans --output results
 """
 
 import argparse
+import csv
+import gzip
 import os
 import sys
 from collections import Counter, deque
@@ -21,38 +24,50 @@ from tqdm import tqdm
 import dataset
 import modules
 from utils import (
+    METRICS,
     DataError,
+    Parser,
     UsageError,
     atomic_write,
+    busiest_window,
     comparison_figure,
+    grid_figure,
     load_checkpoint,
     metrics_table,
+    one_line,
     pick_device,
+    psnr_of,
     run_main,
     say,
     score,
     summarise,
+    whole,
 )
 
 DEFAULT = Path(__file__).resolve().parent / "weights" / "default.pt"
+SCALE = modules.SCALE
 BATCH_PIXELS = 2**20  # LR pixels a batch at the most, whatever --batch-size says
 OURS = ("_x4", "_x4_figure")  # how the names of this program's results end
+ENDINGS = dataset.PICTURES + dataset.VOLUMES + dataset.DICOM
+# What holds a value that an integer type does not.
+WIDER = {"uint8": "int16", "int8": "int16", "uint16": "int32", "int16": "int32"}
 drawing = Lock()  # matplotlib's fonts are shared between threads
 
 
 def arguments(argv=None):
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0], allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )  # fmt: skip
+    parser = Parser(__doc__.split("\n\n")[0])
     add = parser.add_argument_group("what and where").add_argument
-    add("--image", required=True, metavar="PATH", help="a picture, or a folder of them")
+    add("--image", required=True, metavar="PATH",
+        help="picture, scan (nii, mgz, img, dcm), DICOM folder, or a folder of these")  # fmt: skip
     add("--output", metavar="DIR", help="folder for the results  (default: beside the input)")
     add("--checkpoint", default=DEFAULT, metavar="FILE", help="weights to use")
     add("--overwrite", action="store_true", help="in a folder: redo what is finished")
     add("--figure", action=argparse.BooleanOptionalAction,
         help="side-by-side figure  (default: for a single input)")  # fmt: skip
+    add("--axis", default="auto", choices=("auto", *dataset.PLANES),
+        help="plane of a scan; auto: axial, or that of the two finest voxel sizes")  # fmt: skip
+    add("--series", metavar="N", help="DICOM series to take, by its number")
     add = parser.add_argument_group("simulation").add_argument
     add("--simulate", action="store_true",
         help="take the input as truth: shrink it by 4, upscale that, score the result")  # fmt: skip
@@ -60,10 +75,10 @@ def arguments(argv=None):
         help="how --simulate shrinks  (default: as in training; bicubic for mixed)")  # fmt: skip
     add = parser.add_argument_group("speed").add_argument
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    add("--threads", type=positive, help="CPU threads of the network  (default: PyTorch's choice)")
-    add("--workers", type=positive, default=2, help="threads that read and write")
-    add("--batch-size", type=positive, default=8, help="slices at a time")
-    add("--tile", type=positive, default=modules.TILE,
+    add("--threads", type=whole(0), default=0, help="CPU threads; 0: PyTorch's choice")
+    add("--workers", type=whole(1, 64), default=2, help="threads that read and write")
+    add("--batch-size", type=whole(1), default=8, help="slices at a time")
+    add("--tile", type=whole(1), default=modules.TILE,
         help="longer edges are cut into tiles of this many pixels")  # fmt: skip
     add("--shard", type=shard, metavar="I/N",
         help="be worker I of N: do every N-th input  (default: as torchrun says)")  # fmt: skip
@@ -71,14 +86,6 @@ def arguments(argv=None):
     if args.degradation and not args.simulate:
         parser.error("--degradation says how --simulate shrinks; without it nothing is shrunk")
     return args
-
-
-def positive(text: str) -> int:
-    """An argparse type: a whole number from 1."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1")
-    return number
 
 
 def shard(text: str) -> tuple[int, int]:
@@ -89,16 +96,20 @@ def shard(text: str) -> tuple[int, int]:
     return int(i) % int(n), int(n)
 
 
+# --- what there is to do --------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Job:
     """One input and where its results go: `target` is their path without the ending."""
 
     source: Path
     target: Path
+    files: tuple = ()  # of a DICOM series
 
     def finished(self) -> bool:
         """Whether the result is there. It is written last, and appears only when it is whole."""
-        return any(self.file(end).exists() for end in (".png", ".tif"))
+        return any(self.file(end).exists() for end in (".png", ".tif", ".nii.gz", ".csv"))
 
     def file(self, ending: str) -> Path:
         return self.target.with_name(self.target.name + ending)
@@ -107,36 +118,65 @@ class Job:
 def find_jobs(args) -> tuple[list[Job], Path]:
     """What there is to do, and the folder for the results. Raises DataError or UsageError."""
     image = Path(args.image)
-    output = Path(args.output) if args.output else image if image.is_dir() else image.parent
-    if output.exists() and not output.is_dir():
-        raise UsageError(f"--output {output}: is a file; name a folder")
-    if not output.exists() and dataset.suffix(output) in dataset.PICTURES + dataset.VOLUMES:
-        raise UsageError(f"--output {output}: looks like a file name; name a folder")
     if not image.exists():
         raise DataError(f"{image}: no such file or folder")
-    if not image.is_dir():
-        paths, root = [image], image.parent
-    else:
-        paths, root = [scan.path for scan in dataset.find_scans(image)], image
-        own = [path for path in paths if dataset.stem(path).endswith(OURS)]
-        if own:
-            print(f"{len(own)} results of earlier runs are not taken as inputs")
-            paths = [path for path in paths if path not in set(own)]
-    jobs, stems, names = [], {}, {}
-    for path in paths:
-        folder = path.parent
-        if folder not in stems:  # two inputs of one stem keep their endings: no result is lost
+    image = image.with_suffix(".img") if dataset.suffix(image) == ".hdr" else image
+    root, scans = image.parent, [dataset.Scan(image, "", "", "")]
+    if image.is_dir():
+        root, scans = image, dataset.find_scans(image)
+    series = Counter(scan.path for scan in scans)
+    if image.is_dir():
+        scans = chosen_scans(root, scans, args.series)
+    # The folder of a DICOM series is an input like a file: results go beside it, not into it.
+    beside = not image.is_dir() or all(scan.path == root for scan in scans)
+    output = Path(args.output or (os.path.dirname(os.path.abspath(image)) if beside else image))
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"--output {output}: is a file; name a folder")
+    if not output.exists() and dataset.suffix(output) in ENDINGS:
+        raise UsageError(f"--output {output}: looks like a file name; name a folder")
+
+    jobs, stems, names, used = [], {}, {}, set()
+    for scan in scans:
+        path, folder = scan.path, scan.path.parent
+        if folder not in stems:
             there = [n.casefold() for n in os.listdir(folder) if dataset.suffix(n) in ENDINGS]
-            stems[folder], names[folder] = Counter(map(dataset.stem, there)), set(there)
-        name = dataset.stem(path)
-        if stems[folder][name.casefold()] > 1 or name.casefold() in names[folder]:
-            name = path.name
+            stems[folder], names[folder] = Counter(map(plain_name, there)), set(there)
+        if path.is_dir():
+            name = os.path.basename(os.path.abspath(path))
+            name += f"_{scan.series}" if series[path] > 1 else ""
+        else:
+            name = plain_name(path.name)
+            if stems[folder][name.casefold()] > 1 or name.casefold() in names[folder]:
+                name = path.name  # two inputs of one stem keep their endings
         name += "_simulated_x4" if args.simulate else "_x4"
-        jobs.append(Job(path, output / folder.relative_to(root) / name))
+        target = output / path.relative_to(root).parent / name
+        while str(target).casefold() in used:
+            target = target.with_name("_" + target.name)
+        used.add(str(target).casefold())
+        jobs.append(Job(path, target, scan.files))
     return jobs, output
 
 
-ENDINGS = dataset.PICTURES + dataset.VOLUMES
+def chosen_scans(root: Path, scans: list, series: str | None) -> list:
+    """The inputs among the scans of a folder. Raises UsageError if a DICOM series must be named."""
+    listed = "; ".join(f"{scan.series} ({scan.about})" for scan in scans if scan.files)
+    if series:
+        chosen = [scan for scan in scans if scan.series == series]
+        if not chosen:
+            raise UsageError(f"--series {series}: {root} has {listed or 'no DICOM series'}")
+        return chosen
+    here = [scan for scan in scans if scan.files and root in (scan.path, scan.path.parent)]
+    if len(here) == len(scans) > 1 and any(scan.path == root for scan in here):
+        raise UsageError(f"{root}: holds several series, choose one with --series: {listed}")
+    own = {scan.path for scan in scans if plain_name(scan.path.name).endswith(OURS)}
+    if own:
+        print(f"{len(own)} results of earlier runs are not taken as inputs")
+    return [scan for scan in scans if scan.path not in own]
+
+
+def plain_name(name: str) -> str:
+    """A file's name without the ending of a picture or a scan; `1.2.840.5` has none."""
+    return dataset.stem(name) if dataset.suffix(name) in ENDINGS else name
 
 
 def make_folder(job: Job, output: Path) -> None:
@@ -151,28 +191,25 @@ def make_folder(job: Job, output: Path) -> None:
         raise DataError(f"{folder}: cannot be made ({error.strerror})") from None
 
 
-def shown(path) -> str:
-    """A path in one printable line."""
-    return str(path).replace("\n", "\\n").encode("utf-8", "backslashreplace").decode()
-
-
 # --- pictures -------------------------------------------------------------------------------------
 
 
-def read(job: Job, simulate: bool) -> dataset.Picture:
-    """Read a picture; for a simulation, cut it to multiples of 4."""
+def read(job: Job, simulate: bool) -> dataset.Picture | None:
+    """Read a picture, for a simulation cut to multiples of 4. None: it is a volume."""
+    if job.files or dataset.kind_of(job.source) in ("volume", "dicom"):
+        return None
     picture = dataset.read_picture(job.source)
     if simulate:
         picture.pixels = dataset.crop_to_scale(picture.pixels)
         if not picture.pixels.size:
-            raise DataError(f"{job.source}: is too small to be shrunk by {dataset.SCALE}")
+            raise DataError(f"{job.source}: is too small to be shrunk by {SCALE}")
     return picture
 
 
 def in_batches(jobs, read, pool, depth: int, size: int, failed):
     """Lists of (job, picture) with pictures of one size, read at most `depth` ahead by the pool.
 
-    failed(error) is called with the DataError of a picture that cannot be read.
+    A volume is (job, None), alone. failed(error) is called for a picture that cannot be read.
     """
     batch, waiting, jobs = [], deque(), iter(jobs)
     while True:
@@ -185,6 +222,9 @@ def in_batches(jobs, read, pool, depth: int, size: int, failed):
             picture = future.result()
         except DataError as error:
             failed(error)
+            continue
+        if picture is None:
+            yield [(job, None)]
             continue
         h, w = picture.pixels.shape
         room = min(size, max(1, BATCH_PIXELS // (h * w)))
@@ -211,18 +251,17 @@ def write_picture(job: Job, picture: dataset.Picture, sr: np.ndarray) -> Path:
     return path
 
 
-def draw_picture(job: Job, lr, bicubic, sr, hr=None, scores=None) -> Path:
+def draw_picture(path: Path, lr, bicubic, sr, hr=None, scores=None, *, title="", aspect=1.0):
     """Draw input, bicubic and prediction; of a simulation also the truth, scores and errors."""
 
     def size(image):
         return f"{image.shape[0]} x {image.shape[1]}"
 
-    path = job.file("_figure.png")
     with drawing:
         if hr is None:
             panels = [(f"input, {size(lr)}", lr), (f"bicubic, {size(bicubic)}", bicubic)]
             panels.append((f"prediction, {size(sr)}", sr))
-            comparison_figure(path, panels)
+            comparison_figure(path, panels, title=title, aspect=aspect)
         else:
             bicubic, sr = bicubic.clip(0, 1), sr.clip(0, 1)
             words = [
@@ -230,8 +269,8 @@ def draw_picture(job: Job, lr, bicubic, sr, hr=None, scores=None) -> Path:
             ]
             panels = [(f"original, {size(hr)}\n\n", hr), (f"low resolution, {size(lr)}\n\n", lr)]
             panels += [(f"bicubic\n{words[0]}", bicubic), (f"prediction\n{words[1]}", sr)]
-            comparison_figure(path, panels, [None, None, abs(bicubic - hr), abs(sr - hr)])
-    return path
+            errors = [None, None, abs(bicubic - hr), abs(sr - hr)]
+            comparison_figure(path, panels, errors, title=title, aspect=aspect)
 
 
 def finish(job: Job, picture, output, figure, lr, bicubic, sr, hr=None) -> tuple[list, list]:
@@ -239,26 +278,25 @@ def finish(job: Job, picture, output, figure, lr, bicubic, sr, hr=None) -> tuple
     make_folder(job, output)
     scores = [score(x, hr) for x in (bicubic, sr)] if hr is not None else []
     paths = []
-    images = [x if x is None else x.cpu().numpy() for x in (lr, bicubic, sr, hr)]
+    images = [x if x is None else x.numpy() for x in (lr, bicubic, sr, hr)]
     if figure:
-        paths = [draw_picture(job, *images, scores)]
+        paths = [job.file("_figure.png")]
+        draw_picture(paths[0], *images, scores)
     return [write_picture(job, picture, images[2]), *paths], scores
 
 
-def predict_pictures(jobs, output, args, network, device, name, figure, done, failed) -> None:
-    """Upscale pictures: reading and writing overlap with the network, in bounded memory.
+def predict(jobs, output, args, tools, done, failed) -> None:
+    """Upscale all jobs: reading and writing overlap with the network, in bounded memory.
 
-    done(job, paths, scores) and failed(error) are called for every picture.
+    done(job, paths, scores) or failed(error) is called for every job.
     """
-    interpolate = modules.Interpolation("bicubic").to(device)
-    depth = 2 * args.batch_size
-    writing = deque()
+    depth, writing = 2 * args.batch_size, deque()
 
     def collect(most: int):
         while len(writing) > most:
-            job, future = writing.popleft()
+            job, result = writing.popleft()
             try:
-                done(job, *future.result())
+                done(job, *result())
             except DataError as error:
                 failed(error)
 
@@ -266,20 +304,275 @@ def predict_pictures(jobs, output, args, network, device, name, figure, done, fa
         for batch in in_batches(
             jobs, lambda job: read(job, args.simulate), readers, depth, args.batch_size, failed
         ):
+            if batch[0][1] is None:
+                collect(0)
+                job = batch[0][0]
+                writing.append((job, lambda job=job: predict_volume(job, output, args, tools)))
+                collect(0)
+                continue
             lr = torch.from_numpy(np.stack([picture.pixels for _, picture in batch]))[:, None]
-            lr = lr.to(device)
-            hr = None
-            if args.simulate:
-                lr, hr = dataset.degrade(lr, name), lr
-            sr = modules.upscale(network, lr, args.tile).cpu()
-            compare = args.simulate or figure
-            bicubic = modules.upscale(interpolate, lr, args.tile) if compare else None
+            lr, bicubic, sr, hr = tools.run(lr, compare=args.simulate or tools.figure)
             for i, (job, picture) in enumerate(batch):
-                images = [x[i, 0].cpu() if x is not None else None for x in (lr, bicubic, sr, hr)]
-                future = writers.submit(finish, job, picture, output, figure, *images)
-                writing.append((job, future))
+                images = [x[i, 0] if x is not None else None for x in (lr, bicubic, sr, hr)]
+                future = writers.submit(finish, job, picture, output, tools.figure, *images)
+                writing.append((job, future.result))
             collect(depth)
         collect(0)
+
+
+@dataclass
+class Tools:
+    """The network and how it is used."""
+
+    network: torch.nn.Module
+    device: torch.device
+    tile: int
+    degradation: str  # of a simulation, else ''
+    figure: bool
+
+    def run(self, lr: torch.Tensor, compare: bool) -> list:
+        """LR slices (N, 1, H, W) -> [LR, bicubic or None, SR, HR or None], all on the CPU.
+
+        In a simulation the slices are HR, and LR is made of them.
+        """
+        lr, hr, bicubic = lr.to(self.device), None, None
+        if self.degradation:
+            lr, hr = dataset.degrade(lr, self.degradation), lr
+        sr = modules.upscale(self.network, lr, self.tile)
+        if compare:
+            interpolate = modules.Interpolation("bicubic").to(self.device)
+            bicubic = modules.upscale(interpolate, lr, self.tile)
+        return [x if x is None else x.cpu() for x in (lr, bicubic, sr, hr)]
+
+
+# --- volumes --------------------------------------------------------------------------------------
+
+
+def predict_volume(job: Job, output: Path, args, tools: Tools) -> tuple[list, list]:
+    """Upscale a scan slice by slice and write it: (paths, scores of bicubic and prediction)."""
+    volume = dataset.read_volume(job.source, job.files)
+    plane, about = choose_plane(volume, args.axis)
+    if about:
+        tqdm.write(one_line(f"{job.source}: {about}"))
+    make_folder(job, output)
+    try:
+        if args.simulate:
+            return simulate_volume(job, volume, plane, args.batch_size, tools)
+        return upscale_volume(job, volume, plane, args.batch_size, tools)
+    except MemoryError:
+        raise DataError(f"{job.source}: is too large for this machine's memory") from None
+
+
+def choose_plane(volume: dataset.Volume, wanted: str) -> tuple[str, str]:
+    """The plane to upscale in, and a remark if it is not the axial one by default."""
+    if wanted != "auto":
+        return wanted, ""
+    sizes, axes = volume.sizes, volume.axes
+    single = [axes[i] for i, n in enumerate(volume.stored.shape[:3]) if n == 1]
+    if len(single) == 1:
+        plane = dataset.PLANES[single[0]]
+        return plane, f"a single {plane} slice" if plane != "axial" else ""
+    coarse = int(np.argmax(sizes))
+    if coarse != 2 and sizes[coarse] > 1.25 * sorted(sizes)[1]:
+        words = " x ".join(f"{size:.3g}" for size in np.array(sizes)[axes])
+        plane = dataset.PLANES[coarse]
+        return plane, f"voxels of {words} mm, upscaled in the finer plane, {plane} (see --axis)"
+    return "axial", ""
+
+
+def slice_batches(slices: np.ndarray, size: int, name: str):
+    """Cut (S, H, W) into (start, (n, H, W)), with a progress bar."""
+    size = min(size, max(1, BATCH_PIXELS // (slices.shape[1] * slices.shape[2])))
+    with tqdm(total=len(slices), desc=one_line(name), unit="slice", leave=False) as bar:
+        for start in range(0, len(slices), size):
+            part = slices[start : start + size]
+            yield start, part
+            bar.update(len(part))
+
+
+def upscale_volume(job: Job, volume, plane: str, size: int, tools: Tools) -> tuple[list, list]:
+    """Upscale all slices of a volume and write it as NIfTI, with the figure."""
+    inside = [i for i, axis in enumerate(volume.axes) if dataset.PLANES[axis] != plane]
+    shape = [n * SCALE if i in inside else n for i, n in enumerate(volume.stored.shape)]
+    kind = volume.stored.dtype
+    out = np.zeros(shape, kind if kind.kind in "iu" else np.float32, order="F")
+    times = shape[3] if len(shape) == 4 else 1
+
+    def slices_at(array, t):
+        array = array if array.ndim == 3 else array[..., t]
+        return dataset.slices_of(dataset.to_ras(array, volume.affine), plane)
+
+    def to_values(array):
+        return array.astype(np.float32) * np.float32(volume.slope) + np.float32(volume.inter)
+
+    for t in range(times):
+        data = volume.intensities(t)
+        # One range for all slices, so that neighbours match. Nothing is cut off at its ends.
+        low, high = dataset.intensity_range(data)
+        floor = 0.0 if data.min() >= 0 else -np.inf  # undershoot at edges is no signal
+        slices = slices_at(data, 0)
+        if t == 0 and tools.figure:
+            drawn = figure_slices(slices > low + 0.05 * (high - low))
+            before = [(slices[i] - low) / (high - low) for i in drawn]
+            first = low, high
+        name = job.source.name + (f" {t + 1}/{times}" if times > 1 else "")
+        for start, part in slice_batches(slices, size, name):
+            lr = torch.from_numpy((part - low) / np.float32(high - low))[:, None]
+            sr = tools.run(lr, compare=False)[2][:, 0].numpy()
+            sr *= high - low
+            sr += low
+            np.maximum(sr, floor, out=sr)
+            if (volume.slope, volume.inter) != (1, 0):
+                sr = (sr - volume.inter) / np.float32(volume.slope)
+            if out.dtype.kind in "iu":
+                np.rint(sr, out=sr)
+                if out.dtype.kind == "u":
+                    np.maximum(sr, 0, out=sr)
+                out = with_room(out, float(sr.min()), float(sr.max()), job.source)
+            slices_at(out, t)[start : start + len(sr)] = sr
+    paths = []
+    if tools.figure:
+        low, high = first
+        after = [(to_values(slices_at(out, 0)[i]) - low) / (high - low) for i in drawn]
+        paths = [job.file("_figure.png")]
+        draw_volume(paths[0], job, volume, plane, drawn, before, after)
+    return [write_volume(job, volume, out, inside), *paths], []
+
+
+def with_room(array: np.ndarray, least: float, most: float, name) -> np.ndarray:
+    """The array, or a copy of a wider type if its type does not hold these values."""
+    limits = np.iinfo(array.dtype)
+    if least >= limits.min and most <= limits.max:
+        return array
+    wider = np.dtype(WIDER.get(array.dtype.name, "float32"))
+    tqdm.write(one_line(f"{name}: values of {least:.6g} to {most:.6g} are stored as {wider}"))
+    return array.astype(wider, order="F")
+
+
+def write_volume(job: Job, volume, out: np.ndarray, inside: list[int]) -> Path:
+    """Write the upscaled voxels as compressed NIfTI, the outer edges of the grid where they were.
+
+    inside: the two upscaled axes. sform and qform keep their codes, the header its units and
+    description.
+    """
+    import nibabel as nib
+
+    header = volume.header.copy()
+    header.extensions = type(header.extensions)()  # they speak of the old grid
+    # Voxel j is centred on old voxel (j + 0.5) / 4 - 0.5, the rule of align_corners=False.
+    step = np.eye(4)
+    for axis in inside:
+        step[axis, [axis, 3]] = 1 / SCALE, (1 / SCALE - 1) / 2
+    try:
+        qform = header.get_qform(coded=True)[0]
+    except nib.spatialimages.HeaderDataError:
+        qform, header["qform_code"] = None, 0
+    sform, code = header.get_sform(coded=True)
+    if max(out.shape) > 2**15 - 1:
+        header = nib.Nifti2Header.from_header(header)
+    header.set_data_shape(out.shape)
+    header.set_data_dtype(out.dtype.newbyteorder(header.endianness))
+    for axis in inside:  # the qform's turn stays as it is
+        header["pixdim"][1 + axis] /= SCALE
+    if qform is not None:
+        for name, value in zip(("qoffset_x", "qoffset_y", "qoffset_z"), (qform @ step)[:3, 3]):
+            header[name] = value
+    if sform is not None:
+        header.set_sform(sform @ step, int(code))
+    if header.get_dim_info()[2] in inside:  # what it says about slice timing no longer holds
+        for name in ("slice_start", "slice_end", "slice_code", "slice_duration"):
+            header[name] = 0
+    header.set_slope_inter(volume.slope, volume.inter)
+    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    image = kind(out, None, header)
+    path = job.file(".nii.gz")
+    with (
+        atomic_write(path) as file,
+        gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as packed,
+    ):
+        image.to_stream(packed)
+    return path
+
+
+def figure_slices(foreground: np.ndarray) -> list[int]:
+    """Up to three slices (S, H, W) to show, at a quarter, half and three quarters of the head."""
+    filled = np.flatnonzero(foreground.mean(axis=(1, 2)) >= 0.02)
+    filled = filled if filled.size else np.arange(len(foreground))
+    return sorted({int(filled[int(share * (filled.size - 1))]) for share in (0.25, 0.5, 0.75)})
+
+
+def draw_volume(path: Path, job: Job, volume, plane: str, drawn, before, after) -> None:
+    """Draw slices before and after, whole and their busiest detail."""
+    rows = []
+    for lr, sr in zip(before, after):
+        h, w = lr.shape
+        top, left, height, width = busiest_window(sr)
+        y, x = (slice(int(a * n), max(int(a * n) + 1, int((a + b) * n)))
+                for a, b, n in ((top, height, h), (left, width, w)))  # fmt: skip
+        y4, x4 = (slice(SCALE * s.start, SCALE * s.stop) for s in (y, x))
+        rows.append([lr, sr, lr[y, x], sr[y4, x4]])
+    sizes, axes = volume.sizes, volume.axes
+    across = dataset.PLANES.index(plane)
+
+    def words(factor):
+        values = [sizes[axis] / (factor if axis != across else 1) for axis in axes]
+        return " x ".join(f"{value:.3g}" for value in values) + " mm"
+
+    names = [f"input, {words(1)}", f"prediction, {words(SCALE)}", "input, detail"]
+    columns, lines = [axis for axis in range(3) if axis != across]
+    title = f"{one_line(job.source.name)}, {plane} slices {', '.join(str(i) for i in drawn)}"
+    with drawing:
+        aspect = sizes[lines] / sizes[columns]
+        grid_figure(path, rows, [*names, "prediction, detail"], title=title, aspect=aspect)
+
+
+def simulate_volume(job: Job, volume, plane: str, size: int, tools: Tools) -> tuple[list, list]:
+    """Shrink the slices of a scan, upscale them and score them one by one and all together."""
+    if volume.stored.ndim == 4:
+        say(f"{job.source}: the first of its {volume.stored.shape[3]} volumes is used")
+    data = volume.intensities()
+    low, high = dataset.intensity_range(data)
+    slices = dataset.slices_of(dataset.to_ras(data, volume.affine), plane)
+    slices = dataset.crop_to_scale(slices)
+    if not slices.size:
+        raise DataError(f"{job.source}: is too small to be shrunk by {SCALE}")
+    shown = int((slices > low + 0.05 * (high - low)).mean(axis=(1, 2)).argmax())
+    rows = []
+    for start, part in slice_batches(slices, size, job.source.name):
+        hr = np.clip((part - low) / np.float32(high - low), 0, 1)
+        images = tools.run(torch.from_numpy(hr)[:, None], compare=True)
+        for i in range(len(part)):
+            _, bicubic, sr, hr = (x[i, 0] for x in images)
+            rows.append((score(bicubic, hr), score(sr, hr)))
+            if start + i == shown:
+                kept = [x[i, 0].numpy() for x in images]
+    # The volume as a whole: PSNR of the mean squared error of all voxels.
+    whole_psnr = [psnr_of(float(np.mean([row[k]["mse"] for row in rows]))) for k in (0, 1)]
+    head = [row for row in rows if row[0]["psnr_brain"] is not None] or rows
+    means = []
+    for k in (0, 1):
+        values = {m: [row[k][m] for row in head if row[k].get(m) is not None] for m in METRICS}
+        means.append({m: float(np.mean(v)) if v else None for m, v in values.items()})
+    tqdm.write(
+        one_line(f"{job.source}: {len(head)} {plane} slices; PSNR of the whole volume: ")
+        + f"bicubic {whole_psnr[0]:.2f} dB, prediction {whole_psnr[1]:.2f} dB"
+    )
+    paths = []
+    if tools.figure:
+        sizes = [size for i, size in enumerate(volume.sizes) if dataset.PLANES[i] != plane]
+        paths = [job.file("_figure.png")]
+        about = f"{plane} slice {shown}, pixels of {sizes[1]:.3g} x {sizes[0]:.3g} mm"
+        title = f"{one_line(job.source.name)}, {about}"
+        draw_picture(paths[0], *kept, rows[shown], title=title, aspect=sizes[1] / sizes[0])
+    with atomic_write(job.file(".csv"), "w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        names = [m for m in METRICS if m in rows[0][0]]
+        writer.writerow(
+            ["slice", *(f"{who}_{m}" for who in ("bicubic", "prediction") for m in names)]
+        )
+        for i, row in enumerate(rows):
+            writer.writerow([i, *(row[k][m] for k in (0, 1) for m in names)])
+    return [job.file(".csv"), *paths], means
 
 
 # --- all ------------------------------------------------------------------------------------------
@@ -296,32 +589,30 @@ def main(argv=None):
     checkpoint = load_checkpoint(args.checkpoint)
     network = modules.load_network(checkpoint, args.checkpoint).to(device)
     about = f"trained on {checkpoint.get('trained_on', '?')}, LR by {checkpoint['degradation']}"
-    print(f"weights: {shown(args.checkpoint)} ({about})", flush=True)
+    print(one_line(f"weights: {args.checkpoint} ({about})"), flush=True)
     name = args.degradation or checkpoint["degradation"]
-    if name not in dataset.DEGRADATIONS:
-        name = "bicubic"
+    name = name if name in dataset.DEGRADATIONS else "bicubic"
 
     # A folder: my share of the inputs, without what is finished.
-    folder = Path(args.image).is_dir()
+    folder = Path(args.image).is_dir() and any(job.source != Path(args.image) for job in jobs)
     figure = args.figure if args.figure is not None else not folder
+    tools = Tools(network, device, args.tile, name if args.simulate else "", figure)
     counts, scores = Counter(), []
     if folder:
-        share, of = args.shard or (
-            int(os.environ.get("RANK", 0)),
-            int(os.environ.get("WORLD_SIZE", 1)),
-        )
+        torchrun = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        share, of = args.shard or torchrun
         jobs = jobs[share::of]
         todo = jobs if args.overwrite else [job for job in jobs if not job.finished()]
         counts["finished before (--overwrite does them again)"] = len(jobs) - len(todo)
         jobs = todo
-    bar = tqdm(total=len(jobs), unit="picture", disable=not folder or not jobs)
+    bar = tqdm(total=len(jobs), unit="input", disable=not folder or not jobs)
 
     def done(job, paths, found):
         bar.update()
         counts["upscaled"] += 1
         scores.extend(found)
         if not folder:
-            print("\n".join(f"written: {shown(path)}" for path in paths))
+            print("\n".join(one_line(f"written: {path}") for path in paths))
 
     def failed(error):
         if not folder:
@@ -332,13 +623,13 @@ def main(argv=None):
             say(f"skipped: {error}")
 
     with bar:
-        predict_pictures(jobs, output, args, network, device, name, figure, done, failed)
+        predict(jobs, output, args, tools, done, failed)
     if folder:
         words = ", ".join(f"{n} {what}" for what, n in counts.items() if n) or "nothing to do"
-        print(f"{words}; results in {shown(output)}")
+        print(one_line(f"{words}; results in {output}"))
     if scores:
         n = range(len(scores) // 2)
-        print(f"LR by {name}, 8 bits; mean ± sd over {len(n)} picture(s):")
+        print(f"LR by {name}, 8 bits; mean ± sd over {len(n)} input(s):")
         rows = {"bicubic": scores[::2], "prediction": scores[1::2]}
         print(metrics_table({k: summarise(v, n) for k, v in rows.items()}))
     return 1 if counts["failed"] else 0

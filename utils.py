@@ -226,7 +226,9 @@ def metrics_table(rows: dict[str, dict]) -> str:
         macs = f"{s['mmac']:,.0f}" if s.get("mmac") else "-"
         values = [cell(s, m, d) for m, d in zip(METRICS, (5, 2, 2, 4, 4))]
         lines.append([name, *values, parameters, macs])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    used = [i for i in range(len(head)) if any(line[i] != "-" for line in lines[1:])]
+    lines = [[line[i] for i in used] for line in lines]
+    widths = [max(len(cell) for cell in column) for column in zip(*lines)]
     text = ["  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in lines]
     return "\n".join([text[0], "-" * len(text[0]), *text[1:]])
 

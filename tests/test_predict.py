@@ -257,10 +257,10 @@ def test_wrong_arguments_are_refused(tmp_path, run):
         (["--image", picture, "--checkpoint", picture], DataError),
         (["--image", picture, "--checkpoint", tmp_path / "none.pt"], DataError),
         (["--image", save(tmp_path / "b.png", ramp(3, 8)), "--simulate"], DataError),
-        (["--image", picture, "--shard", "5/4"], SystemExit),
-        (["--image", picture, "--tile", "0"], SystemExit),
-        (["--image", picture, "--degradation", "bilinear"], SystemExit),
-        (["--imag", picture], SystemExit),
+        (["--image", picture, "--shard", "5/4"], UsageError),
+        (["--image", picture, "--tile", "0"], UsageError),
+        (["--image", picture, "--degradation", "bilinear"], UsageError),
+        (["--imag", picture], UsageError),
     ):
         with pytest.raises(error):
             run(*arguments)
