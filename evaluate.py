@@ -86,6 +86,13 @@ def main(argv=None):
     add("--json", metavar="FILE", help="write the table as JSON too")
     add("--curves", metavar="FILE", help="plot the loss curves of the checkpoints' runs, as PNG")
     args = parser.parse_args(argv)
+    if args.data == "":
+        parser.error("--data: is empty")
+    for flag, path in (("--json", args.json), ("--curves", args.curves)):
+        if path and (Path(path).is_dir() or not Path(path).parent.is_dir()):
+            parser.error(f"{flag} {path}: is a folder, or lies in none")
+        if path and Path(path).resolve() in {Path(c).resolve() for c in args.checkpoint}:
+            parser.error(f"{flag} {path}: is a checkpoint, and would be overwritten")
 
     device = pick_device(args.device)
     networks = {}
