@@ -401,7 +401,8 @@ def dicom_frames(ds, file) -> list[Frame]:
         raise DataError(f"{file}: holds no picture")
     if int(ds.get("SamplesPerPixel") or 1) != 1 or "MONOCHROME" not in ds.PhotometricInterpretation:
         raise DataError(f"{file}: is a colour picture, not a scan")
-    if int(ds.Rows) * int(ds.Columns) * count > MAX_PIXELS:
+    voxels = int(ds.Rows) * int(ds.Columns) * count
+    if voxels > max(MAX_PIXELS, 100 * os.path.getsize(file)):  # many frames may be many pixels
         raise DataError(f"{file}: {count} frames of {ds.Rows}x{ds.Columns} pixels is too large")
     if "MOSAIC" in (ds.get("ImageType") or ()):
         raise DataError(f"{file}: is a Siemens mosaic; convert it to NIfTI first (dcm2niix)")
@@ -768,8 +769,12 @@ def fingerprint(scans: list[Scan], *options) -> str:
     """A digest of the files' names, sizes and times: it changes when the data set does."""
     digest = hashlib.sha256(json.dumps(["cache 2", *options]).encode())
     for path in (path for scan in scans for path in scan.files or (scan.path,)):
-        about = path.stat()
-        digest.update(os.fsencode(f"{path}|{about.st_size}|{about.st_mtime_ns}\n"))
+        try:
+            about = path.stat()
+            words = f"{about.st_size}|{about.st_mtime_ns}"
+        except OSError:  # such as a broken link; reading it says what is wrong
+            words = "gone"
+        digest.update(os.fsencode(f"{path}|{words}\n"))
     return digest.hexdigest()[:16]
 
 
