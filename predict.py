@@ -482,9 +482,9 @@ def write_volume(job: Job, volume, out: np.ndarray, inside: list[int]) -> Path:
     if header.get_dim_info()[2] in inside:  # what it says about slice timing no longer holds
         for name in ("slice_start", "slice_end", "slice_code", "slice_duration"):
             header[name] = 0
-    header.set_slope_inter(volume.slope, volume.inter)
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     image = kind(out, None, header)
+    image.header.set_slope_inter(volume.slope, volume.inter)  # of voxels as they are stored
     path = job.file(".nii.gz")
     with (
         atomic_write(path) as file,

@@ -1,0 +1,641 @@
+"""Scans with geometry: NIfTI, FreeSurfer, Analyze, DICOM; where voxels lie and what they mean."""
+
+import gzip
+import itertools
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+import torch
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    JPEGLSLossless,
+    MRImageStorage,
+    RLELossless,
+    generate_uid,
+)
+
+import dataset
+import modules
+import predict
+import utils
+from utils import DataError, UsageError
+
+
+@pytest.fixture(scope="session")
+def bicubic(tmp_path_factory):
+    """An untrained network is exactly bicubic interpolation: what is wrong is not its fault."""
+    path = tmp_path_factory.mktemp("bicubic") / "bicubic.pt"
+    arch = {"name": "deep", "channels": 2, "blocks": 0}
+    weights = {"model": modules.build(arch).state_dict(), "arch": arch}
+    about = {"scale": 4, "degradation": "mixed", "trained_on": "-", "metrics": {}}
+    utils.save_checkpoint(path, {**weights, **about})
+    return path
+
+
+@pytest.fixture
+def run(bicubic):
+    """Run predict.py in this process, without figures unless asked."""
+
+    def call(*arguments) -> int:
+        arguments = [str(a) for a in arguments]
+        figure = [] if "--figure" in arguments else ["--no-figure"]
+        always = ["--checkpoint", str(bicubic), "--device", "cpu", *figure]
+        return predict.main([*always, *arguments])
+
+    return call
+
+
+def blob(shape, top=1000.0) -> np.ndarray:
+    """A smooth bright ellipsoid away from the edges and off the centre, float64."""
+    grid = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    r = sum(((g - c) / w) ** 2 for g, c, w in zip(grid, (0.1, -0.1, 0.05), (0.35, 0.4, 0.45)))
+    return top * np.exp(-2 * r)
+
+
+def rotation(*degrees) -> np.ndarray:
+    """Turns about x, y and z."""
+    matrix = np.eye(3)
+    for axis, angle in enumerate(np.deg2rad(degrees)):
+        i, j = [k for k in range(3) if k != axis]
+        turn = np.eye(3)
+        turn[[i, j], [i, j]] = np.cos(angle)
+        turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
+        matrix = turn @ matrix
+    return matrix
+
+
+def make_affine(order, signs, sizes, turn=(0, 0, 0)) -> np.ndarray:
+    """Voxel axis i runs along `order[i]` of x, y, z, forwards or backwards."""
+    affine = np.eye(4)
+    for i, (axis, sign, size) in enumerate(zip(order, signs, sizes)):
+        affine[:3, i] = rotation(*turn)[:, axis] * sign * size
+    affine[:3, 3] = (-91.3, 104.7, -55.21)
+    return affine
+
+
+def corners(image) -> np.ndarray:
+    """The world coordinates (8, 3) of the corners of a volume's bounding box."""
+    ends = itertools.product(*((-0.5, n - 0.5) for n in image.shape[:3]))
+    return nib.affines.apply_affine(image.affine, np.array(list(ends)))
+
+
+def centre_of_mass(image) -> np.ndarray:
+    data = image.get_fdata()
+    index = [np.arange(n) @ data.sum(axis=tuple({0, 1, 2} - {i})) for i, n in enumerate(data.shape)]
+    return nib.affines.apply_affine(image.affine, np.array(index) / data.sum())
+
+
+# --- geometry -------------------------------------------------------------------------------------
+
+ORDERS = {"axial": (0, 1, 2), "sagittal": (1, 2, 0), "coronal": (0, 2, 1)}
+HANDS = {"right": (1, 1, 1), "left": (-1, 1, 1), "flipped": (-1, -1, 1), "all": (-1, -1, -1)}
+
+
+@pytest.mark.parametrize("hand", HANDS)
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("turn", [(0, 0, 0), (11, -7, 19)])
+def test_the_edges_of_the_grid_stay_in_place(tmp_path, run, order, hand, turn):
+    affine = make_affine(ORDERS[order], HANDS[hand], (0.9, 0.8, 1.1), turn)
+    image = nib.Nifti1Image(blob((14, 12, 11)).astype(np.float32), affine)
+    image.set_sform(affine, 2)
+    image.set_qform(affine, 1)
+    nib.save(image, tmp_path / "a.nii.gz")
+    for plane in dataset.PLANES:
+        out = tmp_path / plane
+        run("--image", tmp_path / "a.nii.gz", "--axis", plane, "--output", out)
+        result = nib.load(out / "a_x4.nii.gz")
+        # The axis along x is not touched in the sagittal plane, the one along y in the coronal ...
+        still = ORDERS[order].index(dataset.PLANES.index(plane))
+        factor = np.array([1 if i == still else 4 for i in range(3)])
+        assert result.shape == tuple(factor * image.shape)
+        np.testing.assert_allclose(corners(result), corners(image), atol=1e-4)
+        np.testing.assert_allclose(
+            result.header.get_zooms(), image.header.get_zooms() / factor, rtol=1e-6
+        )
+        for form in ("sform", "qform"):
+            was, is_ = (getattr(i, f"get_{form}")(coded=True) for i in (image, result))
+            assert was[1] == is_[1], form
+            np.testing.assert_allclose(is_[0], result.affine, atol=1e-5)
+        # ... nor does what is in it move: less than 0.05 of a voxel.
+        shift = np.linalg.inv(affine[:3, :3]) @ (centre_of_mass(result) - centre_of_mass(image))
+        assert np.abs(shift).max() < 0.05
+
+
+@pytest.mark.parametrize("codes", [(0, 0), (0, 1), (4, 0), (1, 3)])
+def test_every_way_to_store_an_affine(tmp_path, run, codes):
+    affine = make_affine((0, 1, 2), (-1, 1, 1), (1, 2, 3), (5, 6, 7))
+    image = nib.Nifti1Image(blob((10, 9, 8)).astype(np.float32), None)
+    image.header.set_zooms((1, 2, 3))
+    other = affine.copy()
+    other[:3, 3] += 10
+    image.set_sform(affine, codes[0])
+    image.set_qform(other, codes[1])
+    image.header.set_xyzt_units("mm", "msec")
+    image.header["descrip"] = b"a scan of somebody"
+    nib.save(image, tmp_path / "a.nii")
+    image = nib.load(tmp_path / "a.nii")
+    run("--image", tmp_path / "a.nii")
+    result = nib.load(tmp_path / "a_x4.nii.gz")
+    np.testing.assert_allclose(corners(result), corners(image), atol=1e-4)
+    header = result.header
+    assert (int(header["sform_code"]), int(header["qform_code"])) == codes
+    assert header.get_xyzt_units() == ("mm", "msec")
+    assert bytes(header["descrip"]).startswith(b"a scan of somebody")
+    for form in ("sform", "qform"):
+        was, is_ = (getattr(i, f"get_{form}")(coded=True)[0] for i in (image, result))
+        if was is not None:
+            boxes = [nib.Nifti1Image(i.dataobj, a) for i, a in ((image, was), (result, is_))]
+            np.testing.assert_allclose(corners(boxes[0]), corners(boxes[1]), atol=1e-4)
+
+
+def test_resampled_back_it_is_the_scan_that_was_given(tmp_path, run, brain):
+    from nilearn.image import load_img, resample_to_img
+
+    data = brain[70:76, 60:130, 50:110].transpose(2, 1, 0).astype(np.float32)
+    affine = make_affine((0, 1, 2), (-1, 1, 1), (1, 1, 1.2), (3, 4, 5))
+    nib.save(nib.Nifti1Image(data, affine), tmp_path / "a.nii.gz")
+    run("--image", tmp_path / "a.nii.gz", "--output", tmp_path / "o")
+    given, result = load_img(tmp_path / "a.nii.gz"), load_img(tmp_path / "o/a_x4.nii.gz")
+
+    def error(image):
+        back = resample_to_img(image, given, "linear").get_fdata()
+        return np.sqrt(np.mean((back - data)[2:-2, 2:-2, 1:-1] ** 2)) / data.max()
+
+    unshifted = result.affine.copy()
+    unshifted[:3, 3] = affine[:3, 3]
+    wrong = nib.Nifti1Image(result.get_fdata(), unshifted)
+    assert error(result) < 0.003  # bicubic's own smoothing
+    assert error(wrong) > 4 * error(result)
+
+
+@pytest.mark.parametrize(
+    ("order", "sizes", "shape", "plane"),
+    [
+        ((0, 1, 2), (1, 1, 1), (8, 9, 10), "axial"),
+        ((0, 1, 2), (0.9, 0.9, 3), (8, 9, 10), "axial"),
+        ((1, 2, 0), (1, 1, 1.2), (8, 9, 10), "axial"),  # nearly isotropic
+        ((1, 2, 0), (0.9, 0.9, 5), (8, 9, 10), "sagittal"),
+        ((0, 2, 1), (0.5, 0.5, 4), (8, 9, 10), "coronal"),
+        ((0, 1, 2), (1, 3, 3), (8, 9, 10), "axial"),  # no two finest
+        ((0, 2, 1), (1, 1, 1), (8, 9, 1), "coronal"),  # a single slice
+    ],
+)
+def test_the_plane_of_the_finest_voxels_is_upscaled(
+    tmp_path, run, order, sizes, shape, plane, capsys
+):
+    image = nib.Nifti1Image(blob(shape).astype(np.float32), make_affine(order, (1, 1, 1), sizes))
+    nib.save(image, tmp_path / "a.nii.gz")
+    run("--image", tmp_path / "a.nii.gz")
+    still = order.index(dataset.PLANES.index(plane))
+    wanted = tuple(n if i == still else 4 * n for i, n in enumerate(shape))
+    assert nib.load(tmp_path / "a_x4.nii.gz").shape == wanted
+    assert (plane != "axial") == (plane in capsys.readouterr().out)  # and it says so
+
+
+# --- intensities ----------------------------------------------------------------------------------
+
+TYPES = [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.float32, np.float64, ">i2", ">f4"]
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_the_type_and_the_units_stay(tmp_path, run, dtype):
+    dtype = np.dtype(dtype)
+    data = blob((12, 12, 6), 90).round().astype(dtype)
+    header = nib.Nifti1Header(endianness=">" if dtype.byteorder == ">" else "<")
+    header.set_data_dtype(dtype)
+    nib.save(nib.Nifti1Image(data, np.eye(4), header), tmp_path / "a.nii.gz")
+    run("--image", tmp_path / "a.nii.gz")
+    result = nib.load(tmp_path / "a_x4.nii.gz")
+    wanted = np.dtype(np.float32) if dtype == np.float64 else dtype
+    assert result.get_data_dtype() == wanted and (result.dataobj.slope, result.dataobj.inter) == (
+        1,
+        0,
+    )
+    small = result.get_fdata().reshape(12, 4, 12, 4, 6).mean((1, 3))
+    assert np.abs(small - data).max() < 6
+
+
+def test_scaled_integers_keep_their_slope_and_mean_the_same(tmp_path, run):
+    stored = blob((12, 12, 6), 3000).round().astype(np.int16)
+    image = nib.Nifti1Image(stored, np.eye(4))
+    image.header.set_slope_inter(0.25, -100)
+    nib.save(image, tmp_path / "a.nii.gz")
+    given = nib.load(tmp_path / "a.nii.gz").get_fdata()
+    assert given.max() == pytest.approx(0.25 * stored.max() - 100)  # the file is what it should be
+    run("--image", tmp_path / "a.nii.gz")
+    result = nib.load(tmp_path / "a_x4.nii.gz")
+    assert result.get_data_dtype() == np.int16
+    assert (result.dataobj.slope, result.dataobj.inter) == (0.25, -100)
+    small = result.get_fdata().reshape(12, 4, 12, 4, 6).mean((1, 3))
+    assert np.abs(small - given).max() < 50  # of 750
+
+
+def test_bright_and_negative_values_are_not_clipped(tmp_path, run):
+    data = blob((16, 16, 8), 100).astype(np.float32) - 30
+    data[8, 8] = 2500  # a vessel far above the 99.8th percentile
+    data[3, 3] = -400
+    nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / "a.nii.gz")
+    run("--image", tmp_path / "a.nii.gz")
+    result = nib.load(tmp_path / "a_x4.nii.gz").get_fdata()
+    assert result.max() > 2000 and result.min() < -300
+
+
+def test_what_is_never_negative_stays_so(tmp_path, run):
+    data = np.zeros((16, 16, 4), np.float32)
+    data[4:12, 4:12] = 900  # bicubic undershoots beside such an edge
+    for dtype in (np.uint16, np.float32):
+        nib.save(nib.Nifti1Image(data.astype(dtype), np.eye(4)), tmp_path / "a.nii.gz")
+        run("--image", tmp_path / "a.nii.gz")
+        result = nib.load(tmp_path / "a_x4.nii.gz")
+        assert result.get_data_dtype() == dtype and result.get_fdata().min() == 0
+
+
+def test_a_type_that_is_too_small_is_widened_and_said(tmp_path, run, capsys):
+    data = np.zeros((16, 16, 4), np.uint8)
+    data[4:12, 4:12] = 255
+    nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / "a.nii.gz")
+    run("--image", tmp_path / "a.nii.gz")
+    result = nib.load(tmp_path / "a_x4.nii.gz")
+    assert result.get_data_dtype() == np.int16 and 255 < result.get_fdata().max() < 330
+    assert "int16" in capsys.readouterr().out
+
+
+def test_slices_are_scaled_by_the_volume_not_one_by_one(tmp_path, run, tiny):
+    data = np.ones((12, 12, 5), np.float32) * np.array([10, 20, 40, 80, 160], np.float32)
+    nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / "a.nii.gz")
+    run("--image", tmp_path / "a.nii.gz")
+    result = nib.load(tmp_path / "a_x4.nii.gz").get_fdata()
+    np.testing.assert_allclose(result, np.broadcast_to(data[0, 0], result.shape), rtol=1e-4)
+
+
+def test_nan_is_handled_and_said(tmp_path, run, capsys):
+    data = blob((12, 12, 6)).astype(np.float32)
+    data[0, :2, 0] = np.nan, np.inf
+    nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / "a.nii.gz")
+    run("--image", tmp_path / "a.nii.gz")
+    assert np.isfinite(nib.load(tmp_path / "a_x4.nii.gz").get_fdata()).all()
+    assert "2 NaN" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [0, 7])
+def test_a_constant_volume_stays_constant(tmp_path, run, value):
+    data = np.full((8, 8, 3), value, np.int16)
+    nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / "a.nii.gz")
+    run("--image", tmp_path / "a.nii.gz", "--figure")
+    assert (nib.load(tmp_path / "a_x4.nii.gz").get_fdata() == value).all()
+
+
+def test_4d_is_done_volume_by_volume(tmp_path, run):
+    data = np.stack([blob((10, 9, 4)), blob((10, 9, 4), 100), blob((10, 9, 4))[::-1]], 3)
+    image = nib.Nifti1Image(data.astype(np.float32), np.diag([2, 2, 3, 1]))
+    image.header.set_zooms((2, 2, 3, 1.7))
+    nib.save(image, tmp_path / "a.nii.gz")
+    run("--image", tmp_path / "a.nii.gz")
+    result = nib.load(tmp_path / "a_x4.nii.gz")
+    assert result.shape == (40, 36, 4, 3)
+    np.testing.assert_allclose(result.header.get_zooms(), (0.5, 0.5, 3, 1.7))
+    for t in range(3):
+        nib.save(nib.Nifti1Image(image.get_fdata()[..., t], image.affine), tmp_path / "b.nii.gz")
+        run("--image", tmp_path / "b.nii.gz")
+        alone = nib.load(tmp_path / "b_x4.nii.gz").get_fdata()
+        np.testing.assert_allclose(result.get_fdata()[..., t], alone, atol=1e-3)
+
+
+# --- formats --------------------------------------------------------------------------------------
+
+
+def test_freesurfer_and_analyze(tmp_path, run):
+    affine = make_affine((0, 2, 1), (-1, -1, 1), (1, 1, 1), (2, 3, 4))
+    data = blob((12, 10, 9), 200).astype(np.uint8)
+    nib.save(nib.MGHImage(data, affine), tmp_path / "orig.mgz")
+    nib.save(nib.AnalyzeImage(data, np.diag([1, 1, 1.5, 1])), tmp_path / "old.img")
+    for name in ("orig.mgz", "old.img", "old.hdr"):
+        given = nib.load(tmp_path / name)
+        run("--image", tmp_path / name, "--output", tmp_path / "o")
+        result = nib.load(tmp_path / "o" / f"{name[:-4]}_x4.nii.gz")
+        assert isinstance(result, nib.Nifti1Image) and result.get_data_dtype() == np.uint8
+        np.testing.assert_allclose(corners(result), corners(given), atol=1e-4)
+        assert result.header.get_xyzt_units()[0] == "mm"
+
+
+def test_formats_are_known_by_content(tmp_path, run):
+    data = blob((8, 8, 3)).astype(np.float32)
+    image = nib.Nifti1Image(data, np.eye(4))
+    nib.save(image, tmp_path / "plain.nii")
+    nib.save(image, tmp_path / "packed.nii.gz")
+    nib.save(nib.MGHImage(data, np.eye(4)), tmp_path / "free.mgz")
+    (tmp_path / "packed.nii.gz").rename(tmp_path / "a.nii")
+    (tmp_path / "plain.nii").rename(tmp_path / "b.nii.gz")
+    (tmp_path / "free.mgz").rename(tmp_path / "c.nii.gz")
+    (tmp_path / "d").write_bytes((tmp_path / "a.nii").read_bytes())
+    assert run("--image", tmp_path, "--output", tmp_path / "o") == 0
+    results = [nib.load(tmp_path / "o" / f"{name}_x4.nii.gz").get_fdata() for name in "abcd"]
+    assert all(np.array_equal(result, results[0]) for result in results)
+
+
+def test_what_is_no_volume_is_one_error(tmp_path, run):
+    nib.save(
+        nib.Nifti1Image(blob((9, 9, 5)).astype(np.float32), np.eye(4)), tmp_path / "good.nii.gz"
+    )
+    good = (tmp_path / "good.nii.gz").read_bytes()
+    raw = bytearray(gzip.decompress(good))
+    huge = raw.copy()
+    huge[42:48] = np.array([30000, 30000, 30000], "<i2").tobytes()
+    rgb = np.zeros((4, 4, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nib.save(nib.Nifti1Image(rgb, np.eye(4)), tmp_path / "colour.nii")
+    nib.save(
+        nib.Nifti1Image(np.zeros((4, 4, 4), np.complex64), np.eye(4)), tmp_path / "complex.nii"
+    )
+    nib.save(nib.Nifti1Image(np.zeros((3, 3, 3, 2, 2), np.float32), np.eye(4)), tmp_path / "5d.nii")
+    for name, content in {
+        "cut.nii.gz": good[: len(good) // 2],
+        "short.nii": raw[:-100],
+        "huge.nii": huge,
+        "huge.nii.gz": gzip.compress(bytes(huge)),
+        "empty.nii.gz": b"",
+        "text.nii": b"this is a letter" * 50,
+        "text.dcm": b"this is a letter" * 50,
+        "lone.img": bytes(500),
+        "zeros.mgz": bytes(500),
+    }.items():
+        (tmp_path / name).write_bytes(content)
+    bad = [p for p in tmp_path.iterdir() if p.name != "good.nii.gz"]
+    for path in bad:
+        with pytest.raises(DataError, match=path.name):
+            run("--image", path)
+    (tmp_path / "o").mkdir()
+    assert run("--image", tmp_path, "--output", tmp_path / "o") == 1
+    assert [p.name for p in (tmp_path / "o").iterdir()] == ["good_x4.nii.gz"]
+
+
+def test_a_useless_affine_is_replaced_and_said(tmp_path, run, capsys):
+    image = nib.Nifti1Image(blob((8, 8, 4)).astype(np.float32), np.eye(4))
+    image.header["srow_x"] = np.nan
+    image.header["sform_code"], image.header["qform_code"] = 1, 0
+    header = image.header.copy()
+    with open(tmp_path / "a.nii", "wb") as file:
+        nib.Nifti1Image(image.get_fdata(dtype=np.float32), None, header).to_stream(file)
+    assert run("--image", tmp_path / "a.nii") == 0
+    assert "1 mm is assumed" in capsys.readouterr().err
+    assert np.isfinite(nib.load(tmp_path / "a_x4.nii.gz").affine).all()
+
+
+# --- DICOM ----------------------------------------------------------------------------------------
+
+
+def dicom(pixels, position, direction, *, number=1, series=None, **attributes) -> Dataset:
+    """One MR picture (rows, columns) uint16 of a DICOM series."""
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = MRImageStorage
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = generate_uid()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.SeriesInstanceUID = series or "1.2.3"
+    ds.Modality, ds.SeriesDescription, ds.PatientID = "MR", "t1 mprage", "P042"
+    ds.SeriesNumber, ds.InstanceNumber = 3, number
+    ds.ImagePositionPatient = [float(x) for x in position]
+    ds.ImageOrientationPatient = [float(x) for x in direction]
+    ds.PixelSpacing, ds.SliceThickness = [1.5, 0.75], 2.0
+    ds.Rows, ds.Columns = pixels.shape
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 0
+    ds.PixelData = np.ascontiguousarray(pixels, "<u2").tobytes()
+    for name, value in attributes.items():
+        setattr(ds, name, value)
+    return ds
+
+
+TURN = rotation(8, -5, 12)
+ALONG, DOWN, NORMAL = TURN[:, 0], TURN[:, 1], TURN[:, 2]
+ORIGIN = np.array([-60.0, -70.5, 33.25])  # LPS
+
+
+def save_series(folder, n=6, shape=(10, 8), names=None, **attributes) -> np.ndarray:
+    """Write a series whose file names tell nothing of its order; return it as (n, rows, cols)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    data = (blob((n, *shape)) + 50 * np.arange(n)[:, None, None]).astype(np.uint16)
+    for i in range(n):
+        name = names(i) if names else f"IM{(i * 7 + 3) % n:03d}.dcm"
+        ds = dicom(data[i], ORIGIN + 2 * i * NORMAL, [*ALONG, *DOWN], number=99 - i, **attributes)
+        ds.save_as(folder / name, enforce_file_format=True)
+    return data
+
+
+def test_dicom_lies_where_the_scanner_says(tmp_path):
+    data = save_series(tmp_path / "s", RescaleSlope=2.0, RescaleIntercept=-30.0)
+    (scan,) = dataset.find_scans(tmp_path)
+    volume = dataset.read_volume(scan.path, scan.files)
+    np.testing.assert_array_equal(volume.intensities(), data.transpose(2, 1, 0) * 2.0 - 30)
+    # DICOM PS3.3 C.7.6.2.1.1: rows are 1.5 mm apart, columns 0.75; LPS, so x and y change sign.
+    for s, r, c in ((0, 0, 0), (3, 0, 0), (0, 4, 0), (0, 0, 5), (5, 9, 7)):
+        lps = ORIGIN + 2 * s * NORMAL + 0.75 * c * ALONG + 1.5 * r * DOWN
+        ras = nib.affines.apply_affine(volume.affine, (c, r, s))
+        np.testing.assert_allclose(ras, lps * (-1, -1, 1), atol=1e-4)
+
+
+def test_a_dicom_folder_comes_back_as_nifti_beside_it(tmp_path, run):
+    data = save_series(tmp_path / "study" / "mprage", RescaleSlope=2.0, RescaleIntercept=-30.0)
+    assert run("--image", tmp_path / "study" / "mprage", "--figure") == 0
+    assert sorted(p.name for p in (tmp_path / "study").iterdir()) == [
+        "mprage",
+        "mprage_x4.nii.gz",
+        "mprage_x4_figure.png",
+    ]
+    result = nib.load(tmp_path / "study" / "mprage_x4.nii.gz")
+    assert result.shape == (32, 40, 6) and result.get_data_dtype() == np.uint16
+    assert (result.dataobj.slope, result.dataobj.inter) == (2, -30)
+    np.testing.assert_allclose(result.header.get_zooms(), (0.75 / 4, 1.5 / 4, 2), rtol=1e-5)
+    small = result.get_fdata().reshape(8, 4, 10, 4, 6).mean((1, 3))
+    wanted = data.transpose(2, 1, 0) * 2.0 - 30
+    assert np.abs(small - wanted)[1:-1, 1:-1].max() < 0.1 * np.ptp(wanted)
+    assert b"t1 mprage" in bytes(result.header["descrip"])
+
+
+def test_dicom_without_ending_compressed_or_alone(tmp_path, run):
+    data = save_series(tmp_path / "bare", names=lambda i: f"1.2.840.{50 - i}")
+    (scan,) = dataset.find_scans(tmp_path / "bare")
+    assert len(scan.files) == 6
+    np.testing.assert_array_equal(
+        dataset.read_volume(scan.path, scan.files).stored, data.transpose(2, 1, 0)
+    )
+    ds = dicom(data[2], ORIGIN, [*ALONG, *DOWN])
+    ds.compress(RLELossless)
+    ds.save_as(tmp_path / "one", enforce_file_format=True)
+    np.testing.assert_array_equal(dataset.read_volume(tmp_path / "one").stored[..., 0], data[2].T)
+    run("--image", tmp_path / "one")
+    assert nib.load(tmp_path / "one_x4.nii.gz").shape == (32, 40, 1)
+    if not pydicom.pixels.get_decoder(JPEGLSLossless).is_available:
+        ds = dicom(data[2], ORIGIN, [*ALONG, *DOWN])
+        ds.file_meta.TransferSyntaxUID = JPEGLSLossless
+        ds.PixelData = pydicom.encaps.encapsulate([b"\xff\xd8\xff\xf7" + bytes(60)])
+        ds["PixelData"].is_undefined_length = True
+        ds.save_as(tmp_path / "ls.dcm", enforce_file_format=True)
+        with pytest.raises(DataError, match=r"ls.dcm: .*JPEG-LS.*pylibjpeg-libjpeg"):
+            run("--image", tmp_path / "ls.dcm")
+
+
+def test_slopes_that_differ_by_slice_and_time_points(tmp_path):
+    pixels = np.full((6, 5), 100, np.uint16)
+    for i in range(3):
+        for t in range(2):
+            ds = dicom(pixels + t, ORIGIN + 2 * i * NORMAL, [*ALONG, *DOWN], number=10 * t + i)
+            ds.RescaleSlope, ds.RescaleIntercept = i + 1.0, 0.0
+            ds.save_as(tmp_path / f"{t}{2 - i}.dcm", enforce_file_format=True)
+    (scan,) = dataset.find_scans(tmp_path)
+    volume = dataset.read_volume(scan.path, scan.files)
+    assert volume.stored.shape == (5, 6, 3, 2)
+    for t in range(2):
+        np.testing.assert_allclose(volume.intensities(t)[0, 0], (100 + t) * np.array([1, 2, 3]))
+
+
+def test_a_multi_frame_file_is_a_volume(tmp_path, run):
+    data = blob((4, 9, 7)).astype(np.uint16)
+    ds = dicom(data.reshape(36, 7), ORIGIN, [*ALONG, *DOWN])
+    ds.Rows, ds.NumberOfFrames = 9, 4
+    for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+        delattr(ds, name)
+
+    def item(**attributes):
+        made = Dataset()
+        for name, value in attributes.items():
+            setattr(made, name, value)
+        return made
+
+    plane = item(ImageOrientationPatient=[*ALONG, *DOWN])
+    measures = item(PixelSpacing=[1.5, 0.75], SliceThickness=2.0)
+    ds.SharedFunctionalGroupsSequence = [
+        item(PlaneOrientationSequence=[plane], PixelMeasuresSequence=[measures])
+    ]
+    order = [2, 0, 3, 1]  # frames need not be sorted
+    ds.PixelData = data[order].tobytes()
+    ds.PerFrameFunctionalGroupsSequence = [
+        item(
+            PlanePositionSequence=[
+                item(ImagePositionPatient=[float(x) for x in ORIGIN + 2 * i * NORMAL])
+            ]
+        )
+        for i in order
+    ]
+    ds.save_as(tmp_path / "enhanced.dcm", enforce_file_format=True)
+    volume = dataset.read_volume(tmp_path / "enhanced.dcm")
+    np.testing.assert_array_equal(volume.stored, data.transpose(2, 1, 0))
+    lps = nib.affines.apply_affine(volume.affine, (0, 0, 3)) * (-1, -1, 1)
+    np.testing.assert_allclose(lps, ORIGIN + 6 * NORMAL, atol=1e-4)
+
+
+def test_several_series_are_listed_and_chosen(tmp_path, run):
+    study = tmp_path / "study"
+    save_series(study)
+    other = [f"x{i}" for i in range(4)]
+    for i, name in enumerate(other):
+        pixels = np.full((12, 12), 40 * i + 40, np.uint16)
+        ds = dicom(
+            pixels, ORIGIN + 3 * i * NORMAL, [*ALONG, *DOWN], series="1.2.9", SeriesNumber=11
+        )
+        ds.SeriesDescription = "t2 tse"
+        ds.save_as(study / name, enforce_file_format=True)
+    with pytest.raises(UsageError, match=r"--series: 3 \(MR t1 mprage, 6 file.*; 11 \(MR t2 tse"):
+        run("--image", study)
+    with pytest.raises(UsageError, match="t2 tse"):
+        run("--image", study, "--series", "4")
+    run("--image", study, "--series", "11", "--output", tmp_path / "o")
+    assert nib.load(tmp_path / "o/study_11_x4.nii.gz").shape == (48, 48, 4)
+    # In a cohort all of them are done.
+    assert run("--image", tmp_path, "--output", tmp_path / "p") == 0
+    assert {p.name for p in (tmp_path / "p").iterdir()} >= {
+        "study_3_x4.nii.gz",
+        "study_11_x4.nii.gz",
+    }
+
+
+def test_a_missing_slice_and_a_mixed_series_are_noticed(tmp_path, run, capsys):
+    save_series(tmp_path / "gap", n=8)
+    files = dataset.find_scans(tmp_path / "gap")[0].files
+    by_depth = sorted(files, key=lambda f: pydicom.dcmread(f).InstanceNumber)
+    by_depth[3].unlink()
+    run("--image", tmp_path / "gap")
+    assert "evenly" in capsys.readouterr().err
+    save_series(tmp_path / "twice")
+    ds = dicom(np.zeros((10, 8), np.uint16), ORIGIN, [*ALONG, *DOWN], number=500)
+    ds.save_as(tmp_path / "twice" / "again.dcm", enforce_file_format=True)
+    with pytest.raises(DataError, match="1 to 2 pictures at one position"):
+        run("--image", tmp_path / "twice")
+
+
+def test_dicom_folders_can_be_trained_on(tmp_path):
+    for subject in ("P1", "P2", "ANON"):
+        for visit in ("a", "b"):
+            uid = generate_uid()
+            save_series(
+                tmp_path / f"top{subject}" / visit, shape=(24, 20), series=uid, PatientID=subject
+            )
+    scans = dataset.find_scans(tmp_path)
+    assert [scan.subject for scan in scans] == ["topANON"] * 2 + ["P1"] * 2 + ["P2"] * 2
+    slices, key, bad = dataset.load_slices(scans, tmp_path / "cache")
+    assert len(slices) and not bad and set(slices.subject) == {"topANON", "P1", "P2"}
+    next((tmp_path / "topP1/a").iterdir()).unlink()
+    assert dataset.fingerprint(dataset.find_scans(tmp_path), "axial", 0) != key
+
+
+# --- figures, simulation, cohorts -----------------------------------------------------------------
+
+
+def test_the_figure_has_the_aspect_of_the_voxels(tmp_path, run, brain):
+    from PIL import Image
+
+    data = brain[60:90:6, 60:124, 50:114].transpose(2, 1, 0)
+    heights = []
+    for n, sizes in enumerate(((1, 1, 1), (1, 2, 2))):
+        nib.save(nib.Nifti1Image(data, np.diag([*sizes, 1])), tmp_path / f"{n}.nii.gz")
+        run("--image", tmp_path / f"{n}.nii.gz", "--figure")
+        with Image.open(tmp_path / f"{n}_x4_figure.png") as image:
+            heights.append(image.height)
+            assert np.asarray(image.convert("L")).std() > 30
+    assert heights[1] > 1.6 * heights[0]
+
+
+def test_simulation_scores_a_volume(tmp_path, run, brain, capsys):
+    data = brain[70:74, 60:121, 50:110].transpose(2, 1, 0)  # 60 x 61 x 4
+    nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / "a.nii.gz")
+    run("--image", tmp_path / "a.nii.gz", "--simulate", "--degradation", "kspace", "--figure")
+    names = {p.name for p in tmp_path.iterdir()}
+    assert names >= {"a_simulated_x4.csv", "a_simulated_x4_figure.png"}
+    lines = (tmp_path / "a_simulated_x4.csv").read_text().splitlines()
+    assert len(lines) == 5 and lines[0].startswith("slice,bicubic_mse,bicubic_psnr")
+    low, high = dataset.intensity_range(data.astype(np.float32))
+    hr = np.clip((data[..., 2].T[::-1] - low) / (high - low), 0, 1).astype(np.float32)
+    hr = torch.from_numpy(hr.copy())[None, None, :60, :60]
+    lr = dataset.degrade(hr, "kspace")
+    wanted = utils.score(modules.Interpolation()(lr)[0, 0], hr[0, 0])
+    assert float(lines[3].split(",")[2]) == pytest.approx(wanted["psnr"], abs=1e-3)
+    out = capsys.readouterr().out
+    assert "whole volume" in out and "kspace" in out
+
+
+def test_a_cohort_is_mirrored_resumed_and_counted(tmp_path, run, capsys):
+    data = tmp_path / "bids"
+    scan = nib.Nifti1Image(blob((8, 8, 3)).astype(np.float32), np.eye(4))
+    for n in (1, 2):
+        folder = data / f"sub-0{n}" / "anat"
+        folder.mkdir(parents=True)
+        nib.save(scan, folder / f"sub-0{n}_T1w.nii.gz")
+        (folder / f"sub-0{n}_T1w.json").write_text("{}")
+    (data / "participants.tsv").write_text("participant_id\tgroup\n")
+    (data / "sub-02/anat/sub-02_T2w.nii.gz").write_bytes(b"\x1f\x8bnot really")
+    save_series(data / "sub-03" / "dicom")
+    assert run("--image", data, "--output", tmp_path / "o") == 1
+    found = {str(p.relative_to(tmp_path / "o")) for p in (tmp_path / "o").rglob("*.*")}
+    assert found == {
+        "sub-01/anat/sub-01_T1w_x4.nii.gz",
+        "sub-02/anat/sub-02_T1w_x4.nii.gz",
+        "sub-03/dicom_x4.nii.gz",
+    }
+    said = capsys.readouterr()
+    assert "sub-02_T2w.nii.gz" in said.err and "3 upscaled, 1 failed" in said.out
+    before = (tmp_path / "o/sub-03/dicom_x4.nii.gz").stat().st_mtime_ns
+    run("--image", data, "--output", tmp_path / "o")
+    assert "3 finished before" in capsys.readouterr().out
+    assert (tmp_path / "o/sub-03/dicom_x4.nii.gz").stat().st_mtime_ns == before
