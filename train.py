@@ -143,8 +143,9 @@ def learning_rate(iteration: int, total: int, peak: float, schedule: str) -> flo
 def load_data(args):
     """{'train', 'val', 'test': Slices} and the data set's fingerprint."""
     if not args.data:
-        print("No --data: a demonstration on the ICBM152 average brain, which is smooth and easy.")
-        print("Its slabs of slices are no benchmark; use --data for real scans.")
+        if rank() == 0:
+            print("No --data: a demonstration on the ICBM152 average brain, smooth and easy.")
+            print("Its slabs of slices are no benchmark; use --data for real scans.")
         return dataset.demo_slices(args.cache)
     scans = dataset.find_scans(args.data)
     split = dataset.split_subjects(scans, args.seed)
@@ -157,7 +158,7 @@ def load_data(args):
     for name, part in parts.items():
         if not len(part):
             raise DataError(f"{args.data}: no slice of the {name} subjects could be read")
-    if bad:
+    if bad and rank() == 0:
         print(f"{bad} files could not be read and were left out (named above when first read)")
     return parts, key
 
@@ -291,12 +292,14 @@ def main(argv=None):
     args = arguments(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.deterministic:  # what cuBLAS asks for
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     device = pick_device(args.device)
     if args.amp and device.type == "cpu" and not bf16_works():
         raise UsageError("--amp: this CPU cannot do bf16 products; leave it out")
     if world() > 1:
         if not args.run:
-            raise UsageError("with several processes give the run folder a name: --run")
+            raise UsageError("several processes need one: torchrun … -- train.py --run FOLDER")
         if args.batch_size % world():
             raise UsageError(
                 f"--batch-size {args.batch_size} cannot be shared by {world()} processes"
@@ -304,9 +307,9 @@ def main(argv=None):
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
-        dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=4)
-        )
+        # Gloo for what is on the CPU: validation scores are, also where the network is not.
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(hours=4))
     try:
         return train(args, device)
     finally:
@@ -417,7 +420,7 @@ def train(args, device) -> int:
                dynamic_ncols=True)  # fmt: skip
     batch_options = dict(
         seed=args.seed, batch_size=args.batch_size, patch=args.patch_size,
-        degradation=args.degradation, augment=not args.no_augment, device=device.type,
+        degradation=args.degradation, augment=not args.no_augment, device=str(device),
         rank=rank(), world=world(),
     )  # fmt: skip
     pending, unwritten, stop = [], [], Stop()
