@@ -81,7 +81,8 @@ def reading(path):
     """
     try:
         if not os.path.isfile(path):  # a folder, a broken link, or a pipe that would wait for ever
-            raise DataError(f"{path}: {'not a file' if os.path.lexists(path) else 'no such file'}")
+            kind = "a broken link" if os.path.islink(path) else "not a file"
+            raise DataError(f"{path}: {kind if os.path.lexists(path) else 'no such file'}")
         yield
     except DataError:
         raise

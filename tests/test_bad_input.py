@@ -1,0 +1,553 @@
+"""What people and disks really give: each bad input is one line that names it, and no traceback.
+
+`BAD_FILES` cannot be read, `ODD_FILES` are unusual and can, `BAD_FOLDERS` are data sets that cannot
+be trained on, `USAGE` wrong command lines.
+"""
+
+import gzip
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+
+import dataset
+import evaluate
+import predict
+import train
+
+POSIX = os.name == "posix"
+
+
+def grey(h=12, w=16, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (h, w), dtype=np.uint8)
+
+
+# --- writers of files: each takes the path -------------------------------------------------------
+
+
+def write(content):
+    return lambda path: path.write_bytes(content)
+
+
+def png_chunk(name: bytes, content: bytes) -> bytes:
+    check = zlib.crc32(name + content)
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", check)
+
+
+def png(width, height, rows=b""):
+    """A PNG whose header says this size, whatever it holds."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    parts = ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return write(b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*part) for part in parts))
+
+
+def picture(values, **options):
+    return lambda path: Image.fromarray(values).save(path, **options)
+
+
+def frames(ending):
+    def make(path):
+        images = [Image.fromarray(grey(seed=n)) for n in range(3)]
+        images[0].save(path, ending, save_all=True, append_images=images[1:])
+
+    return make
+
+
+def cut(make, share):
+    """The first part of the file that `make` writes."""
+
+    def half(path):
+        make(path)
+        os.truncate(path, int(path.stat().st_size * share))
+
+    return half
+
+
+def damaged(make, at, content):
+    """The file that `make` writes with some bytes replaced."""
+
+    def change(path):
+        make(path)
+        packed = path.name.endswith(".gz")
+        data = bytearray(gzip.decompress(path.read_bytes()) if packed else path.read_bytes())
+        data[at : at + len(content)] = content
+        path.write_bytes(gzip.compress(data) if packed else data)
+
+    return change
+
+
+def volume(shape=(8, 9, 7), dtype=np.int16, value=None):
+    def make(path):
+        import nibabel as nib
+
+        data = np.zeros(shape, dtype)
+        if value is not None:
+            data[...] = value
+        elif data.dtype.names is None:
+            data[...] = np.arange(data.size).reshape(shape) % 100
+        kind = nib.MGHImage if path.suffix == ".mgz" else nib.Nifti1Image
+        nib.save(kind(data, np.eye(4)), path)
+
+    return make
+
+
+def dicom(**changes):
+    def make(path):
+        import pydicom
+        from pydicom.dataset import FileDataset, FileMetaDataset
+        from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID = MRImageStorage
+        meta.MediaStorageSOPInstanceUID = generate_uid()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        ds = FileDataset(str(path), {}, file_meta=meta, preamble=bytes(128))
+        ds.SOPClassUID, ds.SOPInstanceUID = MRImageStorage, meta.MediaStorageSOPInstanceUID
+        ds.SeriesInstanceUID, ds.PatientID = generate_uid(), "P1"
+        ds.Rows, ds.Columns, ds.SamplesPerPixel = 12, 16, 1
+        ds.PhotometricInterpretation, ds.PixelRepresentation = "MONOCHROME2", 0
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 16, 15
+        ds.PixelSpacing, ds.SliceThickness = [1, 1], 2
+        ds.ImagePositionPatient, ds.ImageOrientationPatient = [0, 0, 0], [1, 0, 0, 0, 1, 0]
+        ds.PixelData = grey().astype(np.uint16).tobytes()
+        for name, value in changes.items():
+            if value is None:
+                delattr(ds, name)
+            else:
+                setattr(ds, name, value)
+        pydicom.dcmwrite(path, ds)
+
+    return make
+
+
+def link(target):
+    return lambda path: path.symlink_to(target)
+
+
+RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
+
+BAD_FILES = {
+    "empty.png": write(b""),
+    "empty.jpg": write(b""),
+    "empty.nii": write(b""),
+    "empty.nii.gz": write(b""),
+    "empty.dcm": write(b""),
+    "text.png": write(b"I am not a picture"),
+    "text.nii.gz": write(b"I am not a volume"),
+    "text.dcm": write(b"I am not a scan" * 40),
+    "program.png": write(b"\x7fELF" + bytes(200)),
+    "cut.png": cut(picture(grey(99, 99)), 0.6),
+    "cut.jpg": cut(picture(grey(99, 99)), 0.6),
+    "cut.tif": cut(picture(grey(99, 99)), 0.6),
+    "cut.bmp": cut(picture(grey(99, 99)), 0.6),
+    "cut.nii": cut(volume(), 0.6),
+    "cut.nii.gz": cut(volume(), 0.6),
+    "cut.mgz": cut(volume(dtype=np.float32), 0.6),
+    "cut.dcm": cut(dicom(), 0.8),
+    "head only.jpg": write(b"\xff\xd8\xff\xe0"),
+    "flipped bits.png": damaged(picture(grey(99, 99)), 300, bytes(40)),
+    "no size.png": png(0, 0),
+    "absurd size.png": png(100_000, 100_000),
+    "bomb.png": png(16_000, 16_000, bytes(16_001 * 16_000)),
+    "animated.gif.png": frames("GIF"),
+    "animated.png": frames("PNG"),
+    "pages.tif": frames("TIFF"),
+    "nan.tif": picture(np.full((8, 8), np.nan, np.float32)),
+    "infinite.tiff": picture(np.full((8, 8), np.inf, np.float32)),
+    "5-D.nii.gz": volume((4, 4, 4, 2, 3)),
+    "complex.nii": volume(dtype=np.complex64),
+    "colour.nii.gz": volume(dtype=RGB),
+    "promises more.nii": damaged(volume(), 42, struct.pack("<3h", 99, 99, 99)),
+    "promises more.nii.gz": damaged(volume(), 42, struct.pack("<3h", 999, 99, 99)),
+    "absurd size.nii.gz": damaged(volume(), 42, struct.pack("<3h", 32767, 32767, 32767)),
+    "negative size.nii": damaged(volume(), 42, struct.pack("<3h", -8, 9, 7)),
+    "no type.nii": damaged(volume(), 70, struct.pack("<h", 12345)),
+    "no partner.img": write(bytes(1000)),
+    "no pixels.dcm": dicom(PixelData=None),
+    "colour.dcm": dicom(SamplesPerPixel=3, PhotometricInterpretation="RGB"),
+    "promises more.dcm": dicom(Rows=999),
+    "absurd size.dcm": dicom(Rows=65535, Columns=65535),
+    "odd bits.dcm": dicom(BitsAllocated=7),
+    "long name " + 240 * "x" + ".png": picture(grey()),
+}
+if POSIX:
+    BAD_FILES |= {
+        "broken link.png": link("nowhere.png"),
+        "broken link.nii.gz": link("nowhere.nii.gz"),
+        "link loop.png": link("link loop.png"),
+        "pipe.png": os.mkfifo,
+        "new\nline \x1b[31m.png": write(b""),
+    }
+    if os.geteuid() != 0:  # root may read everything
+
+        def forbidden(path):
+            picture(grey())(path)
+            path.chmod(0)
+
+        BAD_FILES["forbidden.png"] = forbidden
+
+ODD_FILES = {
+    "zeros.png": picture(np.zeros((9, 9), np.uint8)),
+    "flat.tif": picture(np.full((9, 9), 7, np.float32)),
+    "negative.tif": picture(-grey().astype(np.float32)),
+    "one pixel.png": picture(grey(1, 1)),
+    "3x5.png": picture(grey(3, 5)),
+    "one row.png": picture(grey(1, 40)),
+    "one column.png": picture(grey(40, 1)),
+    "cmyk.jpg": lambda path: Image.fromarray(grey()).convert("CMYK").save(path),
+    "1-bit.png": lambda path: Image.fromarray(grey() > 99).save(path),
+    "1-bit.tif": lambda path: Image.fromarray(grey() > 99).save(path, compression="group4"),
+    "grey and alpha.png": lambda path: Image.fromarray(grey()).convert("LA").save(path),
+    "still.gif.png": lambda path: Image.fromarray(grey()).save(path, "GIF"),
+    "a jpeg.png": lambda path: Image.fromarray(grey()).save(path, "JPEG"),
+    "16 bit.png": picture(grey().astype(np.uint16) * 200),
+    "32 bit.tif": picture(grey().astype(np.int32) * 9000),
+    "big-endian.tif": lambda path: Image.fromarray(grey().astype(">u2")).save(path),
+    "CAPITALS.PNG": lambda path: Image.fromarray(grey()).save(path),
+    "nothing.nii.gz": volume(value=0),
+    "nan.nii.gz": volume(dtype=np.float32, value=np.nan),
+    "flat.nii": volume((5, 6), value=3),
+    "tiny.mgz": volume((1, 2, 1), np.float32),
+    "no ending": dicom(),
+    "two  spaces, 'quotes' and \"double\".png" if POSIX else "two  spaces.png": picture(grey()),
+    "脳 мозг دماغ 🧠.png": picture(grey()),
+    "-x --output y.png": picture(grey()),
+    "%s{0}$HOME`x`.png": picture(grey()),
+}
+if POSIX:
+    ODD_FILES["new\nline.png"] = picture(grey())
+if sys.platform == "linux":
+    ODD_FILES[os.fsdecode(b"latin\xe9.png")] = picture(grey())
+
+
+@pytest.fixture
+def upscale(cli, tiny):
+    def call(*arguments):
+        return cli(predict.main, "--checkpoint", tiny, "--device", "cpu", *arguments)
+
+    return call
+
+
+def everything(folder):
+    return sorted(str(path) for path in Path(folder).rglob("*"))
+
+
+def assert_one_line(errors, *words):
+    lines = [line for line in errors.splitlines() if not line.startswith("warning: ")]
+    assert len(lines) == 1 and lines[0].startswith("error: "), errors
+    assert lines[0].isprintable() and len(lines[0]) < 700
+    for word in words:
+        assert word in lines[0], errors
+
+
+def shown(name):
+    """A file name as messages show it."""
+    return name.encode("unicode_escape").decode() if not name.isprintable() else name
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def test_the_table_is_long_enough():
+    assert len(BAD_FILES) + len(BAD_FOLDERS) + len(USAGE) >= 40
+
+
+@pytest.mark.parametrize("name", BAD_FILES, ids=ascii)
+def test_a_bad_file_is_one_line_that_names_it(name, upscale, tmp_path):
+    (tmp_path / "in").mkdir()
+    BAD_FILES[name](tmp_path / "in" / name)
+    before = everything(tmp_path)
+    for words in ((), ("--simulate",)):
+        path = tmp_path / "in" / name
+        status, _, errors = upscale("--image", path, "--output", tmp_path / "out", *words)
+        assert status == 1
+        assert_one_line(errors, shown(name)[:200])
+        left = [path for path in everything(tmp_path) if path != str(tmp_path / "out")]
+        assert left == before  # nothing half written
+
+
+@pytest.mark.parametrize("name", ODD_FILES, ids=ascii)
+def test_an_odd_file_is_upscaled(name, upscale, tmp_path):
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / name
+    ODD_FILES[name](path)
+    status, printed, errors = upscale(f"--image={path}", "--output", tmp_path / "out")
+    assert status == 0 and "error" not in errors, errors
+    results = [p for p in (tmp_path / "out").iterdir() if "_figure" not in p.name]
+    assert len(results) == 1 and len(list((tmp_path / "out").iterdir())) == 2
+    assert " nan" not in printed
+    if results[0].suffix in (".png", ".tif"):
+        with Image.open(path) as before, Image.open(results[0]) as after:
+            assert after.size == (4 * before.width, 4 * before.height)
+            assert np.isfinite(np.asarray(after)).all()
+    else:
+        import nibabel as nib
+
+        assert np.isfinite(nib.load(results[0]).get_fdata()).all()
+
+
+def test_in_a_folder_the_good_files_are_done(upscale, tmp_path):
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "a folder.png").mkdir()
+    for table in (BAD_FILES, ODD_FILES):
+        for name, make in table.items():
+            if not name.endswith((".dcm", "no ending")):  # DICOM files of a folder are one series
+                make(source / name)
+    bad = {name for name in BAD_FILES if not name.endswith(".dcm")} - {"no partner.img"}
+    odd = [name for name in ODD_FILES if name != "no ending"]
+    status, printed, errors = upscale("--image", source, "--output", tmp_path / "out")
+    assert status == 1
+    assert f"{len(odd)} upscaled" in printed
+    skipped = [line for line in errors.splitlines() if "skipped: " in line]
+    for name in bad:
+        words = "/long name" if len(name) > 200 else f"/{shown(name)}: "
+        assert sum(words in line for line in skipped) == 1, name
+    done = [p.name for p in (tmp_path / "out").iterdir()]
+    assert len(done) == len(odd) and not [name for name in done if name.startswith(".")]
+
+
+@pytest.mark.skipif(not POSIX, reason="needs links")
+def test_links_in_circles_end(tmp_path, upscale):
+    source = tmp_path / "in"
+    (source / "a" / "b").mkdir(parents=True)
+    Image.fromarray(grey()).save(source / "a" / "x.png")
+    (source / "a" / "b" / "up").symlink_to(source)
+    (source / "self").symlink_to(source / "self")
+    (source / "ping").symlink_to(source / "pong")
+    (source / "pong").symlink_to(source / "ping")
+    assert [scan.path for scan in dataset.find_scans(source)] == [source / "a" / "x.png"]
+    status, printed, _ = upscale("--image", source, "--output", tmp_path / "out")
+    assert status == 0 and "1 upscaled" in printed
+
+
+@pytest.mark.skipif(not POSIX or os.geteuid() == 0, reason="root may read everything")
+def test_a_closed_folder_is_named(tmp_path, capsys):
+    (tmp_path / "closed").mkdir()
+    Image.fromarray(grey()).save(tmp_path / "a_1.png")
+    (tmp_path / "closed").chmod(0)
+    assert len(dataset.find_scans(tmp_path)) == 1
+    (tmp_path / "closed").chmod(0o700)
+    assert "closed" in capsys.readouterr().err
+
+
+# --- data sets ------------------------------------------------------------------------------------
+
+
+def slices(*names):
+    def make(folder):
+        for n, name in enumerate(names):
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(grey(20 + n, 24, n)).save(path)
+
+    return make
+
+
+def broken(*names):
+    def make(folder):
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(b"")
+
+    return make
+
+
+BAD_FOLDERS = {
+    "not there": (None, "data: no such folder"),
+    "a file": (lambda folder: (folder.rmdir(), folder.touch()), "data: is a file"),
+    "empty": (lambda folder: None, "data: holds no slices"),
+    "only text": (broken("notes.txt", "a/b.csv"), "data: holds no slices"),
+    "one subject": (slices("p1_1.png", "p1_2.png", "p1_3.png"), "too few"),
+    "two subjects": (slices("p1_1.png", "p2_1.png"), "too few"),
+    "train of one subject": (slices("train/AD/a_1.png", "test/AD/b_1.png"), "too few"),
+    "only a test folder": (slices("test/AD/a_1.png", "test/AD/b_1.png"), "too few"),
+    "a subject in both": (
+        slices("train/AD/a_1.png", "train/AD/c_1.png", "test/AD/a_1.png"),
+        "in train and in test too (a)",
+    ),
+    "a subject in both, in two classes": (
+        slices("train/AD/a_1.png", "train/AD/c_1.png", "test/NC/a_1.png"),
+        "in train and in test too (a)",
+    ),
+    "nothing readable": (broken("a_1.png", "b_1.png", "c_1.png", "d_1.nii.gz"), "no slice"),
+    "no readable test": (
+        lambda folder: (
+            slices("train/a_1.png", "train/b_1.png")(folder),
+            broken("test/c_1.png")(folder),
+        ),
+        "no slice of the test subjects",
+    ),
+    "too small": (
+        lambda folder: [Image.fromarray(grey(3, 3)).save(folder / f"{c}_1.png") for c in "abc"],
+        "no slice",
+    ),
+    "empty volumes": (
+        lambda folder: [volume(value=0)(folder / f"{c}.nii") for c in "abc"],
+        "no slice",
+    ),
+}
+WORDS = "--iterations 2 --batch-size 2 --patch-size 4 --channels 4 --blocks 1 --device cpu"
+TRAIN = ["--data", "data", "--run", "run", *WORDS.split()]
+
+
+@pytest.mark.parametrize("name", BAD_FOLDERS)
+def test_a_bad_data_set_is_one_line(name, cli, tmp_path):
+    make, words = BAD_FOLDERS[name]
+    if make:
+        Path("data").mkdir()
+        make(Path("data"))
+    status, _, errors = cli(train.main, *TRAIN)
+    assert status == 1
+    assert_one_line(errors, words, "data")
+    assert not Path("run").exists()
+
+
+ODD_FOLDERS = {
+    "one class": slices("train/AD/a_1.png", "train/AD/b_1.png", "test/AD/c_1.png"),
+    "train without test": slices("train/AD/a_1.png", "train/AD/b_1.png", "train/NC/c_1.png"),
+    "slices of many sizes": slices(*(f"p{n}_1.png" for n in range(9))),
+    "formats mixed": lambda folder: (
+        slices("a_1.png", "b_1.jpg", "c_1.tif")(folder),
+        volume((20, 24, 9))(folder / "sub-1_T1w.nii.gz"),
+    ),
+    "every bad file beside good ones": lambda folder: (
+        slices(*(f"p{n}_1.png" for n in range(40)))(folder),
+        [make(folder / name) for name, make in BAD_FILES.items() if "long" not in name],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ODD_FOLDERS)
+def test_an_odd_data_set_trains(name, cli, tmp_path):
+    Path("data").mkdir()
+    ODD_FOLDERS[name](Path("data"))
+    status, _, errors = cli(train.main, *TRAIN)
+    assert status == 0, errors
+    assert Path("run/metrics.json").is_file()
+    if "bad" in name:
+        told = [line for line in errors.splitlines() if "left out: " in line]
+        assert len(told) == len(BAD_FILES) - 1  # all but the long name, which can be read
+
+
+# --- command lines --------------------------------------------------------------------------------
+
+# Script, arguments, what the line must say. picture.png, file, folder and tiny.pt exist.
+USAGE = [
+    (train, "--nonsense", "--nonsense"),
+    (train, "--chan 4", "--chan"),
+    (train, "stray", "stray"),
+    (train, "--channels 0", "--channels: 0"),
+    (train, "--channels -4", "--channels: -4"),
+    (train, "--channels many", "--channels"),
+    (train, "--channels 1000000000", "--channels"),
+    (train, "--blocks -1", "--blocks: -1"),
+    (train, "--batch-size 0", "--batch-size: 0"),
+    (train, "--patch-size -1", "--patch-size: -1"),
+    (train, "--iterations 1.5", "--iterations"),
+    (train, "--iterations 0", "--iterations: 0"),
+    (train, "--epochs -3", "--epochs: -3"),
+    (train, "--epochs 2 --iterations 9", "one of them"),
+    (train, "--lr 0", "--lr"),
+    (train, "--lr nan", "--lr"),
+    (train, "--lr fast", "--lr"),
+    (train, "--ema 1", "--ema"),
+    (train, "--seed -1", "--seed"),
+    (train, "--seed 99999999999999999999", "--seed"),
+    (train, "--model vit", "vit"),
+    (train, "--degradation blur", "blur"),
+    (train, "--device nonsense", "--device nonsense"),
+    (train, "--device meta", "--device meta"),
+    (train, "--workers 0", "--workers"),
+    (train, "--data=", "--data"),
+    (train, "--run file", "--run file"),
+    (train, "--resume nowhere", "--resume nowhere"),
+    (train, "--resume folder", "--resume folder"),
+    (train, "--resume file", "--resume file"),
+    (evaluate, "", "checkpoint"),
+    (evaluate, "tiny.pt --split both", "both"),
+    (evaluate, "tiny.pt --slices -2", "--slices"),
+    (predict, "", "--image"),
+    (predict, "--image picture.png --nonsense", "--nonsense"),
+    (predict, "--image picture.png --output file", "--output file"),
+    (predict, "--image picture.png --output picture.png", "--output picture.png"),
+    (predict, "--image picture.png --tile 0", "--tile"),
+    (predict, "--image picture.png --batch-size -1", "--batch-size"),
+    (predict, "--image picture.png --device nonsense", "--device nonsense"),
+    (predict, "--image picture.png --shard 5/4", "--shard"),
+    (predict, "--image picture.png --degradation blur --simulate", "blur"),
+]
+if not torch.cuda.is_available():
+    USAGE += [(train, "--device cuda", "--device cuda")]
+    USAGE += [(predict, "--image picture.png --checkpoint tiny.pt --device cuda", "--device cuda")]
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "said"), USAGE, ids=lambda x: getattr(x, "__name__", x)
+)
+def test_a_wrong_command_line_is_one_line_and_status_2(script, words, said, cli, tiny):
+    Image.fromarray(grey()).save("picture.png")
+    Path("file").write_text("precious")
+    Path("folder").mkdir()
+    Path("tiny.pt").write_bytes(tiny.read_bytes())
+    before = everything(".")
+    status, printed, errors = cli(script.main, *words.split())
+    assert status == 2 and not printed
+    assert_one_line(errors, said)
+    assert everything(".") == before and Path("file").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["none.pt", "folder", "picture.png", "cut.pt"])
+def test_a_bad_checkpoint_is_one_line(name, cli, tiny):
+    Image.fromarray(grey()).save("picture.png")
+    Path("folder").mkdir()
+    Path("cut.pt").write_bytes(tiny.read_bytes()[:3000])
+    status, _, errors = cli(predict.main, "--image", "picture.png", "--checkpoint", name)
+    assert status == 1
+    assert_one_line(errors, name)
+    assert not Path("picture_x4.png").exists()
+
+
+def test_input_and_output_may_be_one_folder(upscale, tmp_path):
+    """Results lie beside the input, which is never written over, whatever it is called."""
+    Image.fromarray(grey()).save("a_x4.png")
+    content = Path("a_x4.png").read_bytes()
+    for _ in range(2):
+        assert upscale("--image", "a_x4.png", "--output", ".")[0] == 0
+    assert Path("a_x4.png").read_bytes() == content
+    assert sorted(p.name for p in Path().iterdir()) == [
+        "a_x4.png", "a_x4_x4.png", "a_x4_x4_figure.png",
+    ]  # fmt: skip
+
+
+@pytest.mark.skipif(not POSIX, reason="needs POSIX limits")
+def test_a_full_disk_leaves_no_half_picture(upscale, tmp_path):
+    import resource
+
+    Image.fromarray(grey(64, 64)).save("a.png")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, limits[1]))
+    try:
+        status, _, errors = upscale("--image", "a.png", "--output", "out", "--no-figure")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert status == 1
+    assert_one_line(errors, "a_x4.png: cannot be written (File too large)")
+    assert everything("out") == []
+
+
+@pytest.mark.skipif(not POSIX, reason="needs a pipe")
+def test_a_reader_that_leaves_is_no_error():
+    """`evaluate.py --help | head -1` ends quietly."""
+    command = [sys.executable, str(ROOT / "evaluate.py"), "--help"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait(60) in (0, 141)
