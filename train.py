@@ -344,7 +344,8 @@ def train(args, device) -> int:
 
     # --- network, optimiser, average ---
     torch.manual_seed(args.seed)
-    torch.use_deterministic_algorithms(args.deterministic)
+    if args.deterministic:  # otherwise not called, as it takes seconds
+        torch.use_deterministic_algorithms(True)
     arch = {"name": args.model, "channels": args.channels or (64 if args.model == "espcn" else 32)}
     if args.model == "deep":
         arch |= {"blocks": args.blocks, "skip": args.skip, "body": args.body, "icnr": args.icnr}
