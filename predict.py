@@ -206,15 +206,15 @@ def read(job: Job, simulate: bool) -> dataset.Picture | None:
     return picture
 
 
-def in_batches(jobs, read, pool, depth: int, size: int, failed):
-    """Lists of (job, picture) with pictures of one size, read at most `depth` ahead by the pool.
+def in_batches(jobs, simulate: bool, pool, size: int, failed):
+    """Lists of (job, picture) with pictures of one size, two batches of them read ahead by a pool.
 
     A volume is (job, None), alone. failed(error) is called for a picture that cannot be read.
     """
     batch, waiting, jobs = [], deque(), iter(jobs)
     while True:
-        while len(waiting) < depth and (job := next(jobs, None)):
-            waiting.append((job, pool.submit(read, job)))
+        while len(waiting) < 2 * size and (job := next(jobs, None)):
+            waiting.append((job, pool.submit(read, job, simulate)))
         if not waiting:
             break
         job, future = waiting.popleft()
@@ -290,7 +290,7 @@ def predict(jobs, output, args, tools, done, failed) -> None:
 
     done(job, paths, scores) or failed(error) is called for every job.
     """
-    depth, writing = 2 * args.batch_size, deque()
+    writing = deque()
 
     def collect(most: int):
         while len(writing) > most:
@@ -301,9 +301,7 @@ def predict(jobs, output, args, tools, done, failed) -> None:
                 failed(error)
 
     with ThreadPoolExecutor(args.workers) as readers, ThreadPoolExecutor(args.workers) as writers:
-        for batch in in_batches(
-            jobs, lambda job: read(job, args.simulate), readers, depth, args.batch_size, failed
-        ):
+        for batch in in_batches(jobs, args.simulate, readers, args.batch_size, failed):
             if batch[0][1] is None:
                 collect(0)
                 job = batch[0][0]
@@ -316,7 +314,7 @@ def predict(jobs, output, args, tools, done, failed) -> None:
                 images = [x[i, 0] if x is not None else None for x in (lr, bicubic, sr, hr)]
                 future = writers.submit(finish, job, picture, output, tools.figure, *images)
                 writing.append((job, future.result))
-            collect(depth)
+            collect(2 * len(batch))  # large pictures come alone: few of them wait in memory
         collect(0)
 
 
@@ -409,7 +407,6 @@ def upscale_volume(job: Job, volume, plane: str, size: int, tools: Tools) -> tup
         data = volume.intensities(t)
         # One range for all slices, so that neighbours match. Nothing is cut off at its ends.
         low, high = dataset.intensity_range(data)
-        floor = 0.0 if data.min() >= 0 else -np.inf  # undershoot at edges is no signal
         slices = slices_at(data, 0)
         if t == 0 and tools.figure:
             drawn = figure_slices(slices > low + 0.05 * (high - low))
@@ -421,12 +418,11 @@ def upscale_volume(job: Job, volume, plane: str, size: int, tools: Tools) -> tup
             sr = tools.run(lr, compare=False)[2][:, 0].numpy()
             sr *= high - low
             sr += low
-            np.maximum(sr, floor, out=sr)
             if (volume.slope, volume.inter) != (1, 0):
                 sr = (sr - volume.inter) / np.float32(volume.slope)
             if out.dtype.kind in "iu":
                 np.rint(sr, out=sr)
-                if out.dtype.kind == "u":
+                if out.dtype.kind == "u":  # undershoot beside edges: no reason for another type
                     np.maximum(sr, 0, out=sr)
                 out = with_room(out, float(sr.min()), float(sr.max()), job.source)
             slices_at(out, t)[start : start + len(sr)] = sr
@@ -594,7 +590,7 @@ def main(argv=None):
     name = name if name in dataset.DEGRADATIONS else "bicubic"
 
     # A folder: my share of the inputs, without what is finished.
-    folder = Path(args.image).is_dir() and any(job.source != Path(args.image) for job in jobs)
+    folder = Path(args.image).is_dir() and [job.source for job in jobs] != [Path(args.image)]
     figure = args.figure if args.figure is not None else not folder
     tools = Tools(network, device, args.tile, name if args.simulate else "", figure)
     counts, scores = Counter(), []
