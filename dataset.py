@@ -328,10 +328,18 @@ def read_volume(path, files=()) -> Volume:
         affine, header = image.affine, image.header
         if not isinstance(image, nib.Nifti1Pair):
             header = nifti_header(affine, 1 if isinstance(image, nib.MGHImage) else 2)
-        if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        if not is_usable(affine):
             say(f"{path}: has no usable position and voxel size; 1 mm is assumed")
             affine, header = np.eye(4), nifti_header(np.eye(4), 0)
         return Volume(path, stored, float(proxy.slope), float(proxy.inter), affine, header)
+
+
+def is_usable(affine: np.ndarray) -> bool:
+    """Whether an affine says where the voxels are and which way each axis runs."""
+    import nibabel as nib
+
+    good = np.abs(affine).max() < 1e9 and abs(np.linalg.det(affine[:3, :3])) > 1e-9
+    return bool(good) and not np.isnan(nib.io_orientation(affine)).any()
 
 
 def nifti_header(affine: np.ndarray, code: int):
@@ -470,6 +478,7 @@ def read_dicom(path, files) -> Volume:
         with reading(file), unpacked(file) as stream:
             ds = pydicom.dcmread(stream, force=True)
             frames += dicom_frames(ds, file)
+            about = f"{ds.get('Modality', '')} {ds.get('SeriesDescription', '')}".strip()
     first = frames[0]
     shape = first.pixels.shape
     for frame in frames:
@@ -510,6 +519,8 @@ def read_dicom(path, files) -> Volume:
     affine = np.eye(4)  # from (column, row, slice) to LPS, then to RAS
     affine[:3] = np.stack([along * first.spacing[1], down * first.spacing[0], step, corners[0]], 1)
     affine = np.diag([-1.0, -1, 1, 1]) @ affine
+    if not is_usable(affine):
+        raise DataError(f"{path}: its position or pixel size makes no sense")
 
     same = all((f.slope, f.inter) == (first.slope, first.inter) for f in frames)
     dtype = np.result_type(*{f.pixels.dtype for f in frames}) if same else np.float32
@@ -517,7 +528,6 @@ def read_dicom(path, files) -> Volume:
     for i, f in enumerate(frames):
         stored[..., i // t, i % t] = (f.pixels if same else f.pixels * f.slope + f.inter).T
     header = nifti_header(affine, 1)
-    about = f"{ds.get('Modality', '')} {ds.get('SeriesDescription', '')}".strip()
     header["descrip"] = about.encode("ascii", "replace")[:79]
     slope, inter = (first.slope, first.inter) if same else (1.0, 0.0)
     return Volume(Path(path), stored if t > 1 else stored[..., 0], slope, inter, affine, header)

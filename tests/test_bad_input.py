@@ -20,6 +20,7 @@ from PIL import Image
 
 import dataset
 import evaluate
+import fuzz
 import predict
 import train
 
@@ -313,6 +314,13 @@ def test_in_a_folder_the_good_files_are_done(upscale, tmp_path):
         assert sum(words in line for line in skipped) == 1, name
     done = [p.name for p in (tmp_path / "out").iterdir()]
     assert len(done) == len(odd) and not [name for name in done if name.startswith(".")]
+
+
+@pytest.mark.parametrize("ending", fuzz.FORMATS)
+def test_mutated_files_are_read_or_refused(ending, tmp_path):
+    """The short version of `python tests/fuzz.py`."""
+    result = fuzz.fuzz(ending, 60, seed=1, folder=tmp_path)
+    assert 10 < result["refused"] < 60
 
 
 @pytest.mark.skipif(not POSIX, reason="needs links")
