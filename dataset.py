@@ -46,10 +46,10 @@ DICOM = (".dcm", ".dicom", ".ima")
 PLANES = ("sagittal", "coronal", "axial")  # across the first, second and third axis of RAS
 DEGRADATIONS = ("bicubic", "bilinear", "bilinear-plain", "kspace")
 MIXED = (0.4, 0.2, 0.2, 0.2)  # share of each of them in training with --degradation mixed
-MAX_PIXELS = 2**26  # a picture or slice beyond this is refused before its pixels are read
+MAX_PIXELS = 2**25  # a picture or slice beyond this is refused before its pixels are read
 
-# Damaged pictures are refused or read; what Pillow has to say besides is of no use.
-warnings.filterwarnings("ignore", module=r"PIL\.")
+# A damaged file is refused or read; what the readers have to say besides is of no use.
+warnings.filterwarnings("ignore", module="PIL|nibabel|pydicom")
 
 # --- degradation: HR slice -> LR slice ------------------------------------------------------------
 
@@ -201,8 +201,9 @@ def grey_values(image, path) -> np.ndarray:
     if image.mode in ("L", "LA", "1", "La"):
         values = np.asarray(image.convert("L") if image.mode == "1" else image.getchannel(0))
     else:
-        rgb = np.asarray(image.convert("RGB"))
-        if (rgb.max(-1) - rgb.min(-1)).max(initial=0) > 12:  # JPEG makes greys differ by a little
+        r, g, b = (np.asarray(channel) for channel in image.convert("RGB").split())
+        spread = np.maximum(np.maximum(r, g), b) - np.minimum(np.minimum(r, g), b)
+        if spread.max(initial=0) > 12:  # JPEG makes greys differ by a little
             say(f"{path}: is a colour picture; its luminance is used")
         values = np.asarray(image.convert("L"))
     if alpha is not None:
@@ -360,7 +361,6 @@ def quiet_pydicom():
     import pydicom
 
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-    warnings.filterwarnings("ignore", module="pydicom")
     return pydicom
 
 

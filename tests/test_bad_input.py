@@ -12,6 +12,7 @@ import sys
 import zlib
 from pathlib import Path
 
+import fuzz
 import numpy as np
 import pytest
 import torch
@@ -20,7 +21,6 @@ from PIL import Image
 
 import dataset
 import evaluate
-import fuzz
 import predict
 import train
 
