@@ -68,11 +68,11 @@ def arguments(argv=None):
     add("--axis", default="auto", choices=("auto", *dataset.PLANES),
         help="plane of a scan; auto: axial, or that of the two finest voxel sizes")  # fmt: skip
     add("--series", metavar="N", help="DICOM series to take, by its number")
-    add = parser.add_argument_group("simulation").add_argument
-    add("--simulate", action="store_true",
-        help="take the input as truth: shrink it by 4, upscale that, score the result")  # fmt: skip
     add("--degradation", choices=dataset.DEGRADATIONS,
-        help="how --simulate shrinks  (default: as in training; bicubic for mixed)")  # fmt: skip
+        help="how the input was made, if known: the result is made to agree")  # fmt: skip
+    add("--simulate", action="store_true",
+        help="take the input as truth: shrink it by 4 (--degradation; default: as in training, "
+        "or bicubic), upscale that, score the result")  # fmt: skip
     add = parser.add_argument_group("speed").add_argument
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--threads", type=whole(0), default=0, help="CPU threads; 0: PyTorch's choice")
@@ -82,10 +82,7 @@ def arguments(argv=None):
         help="longer edges are cut into tiles of this many pixels")  # fmt: skip
     add("--shard", type=shard, metavar="I/N",
         help="be worker I of N: do every N-th input  (default: as torchrun says)")  # fmt: skip
-    args = parser.parse_args(argv)
-    if args.degradation and not args.simulate:
-        parser.error("--degradation says how --simulate shrinks; without it nothing is shrunk")
-    return args
+    return parser.parse_args(argv)
 
 
 def shard(text: str) -> tuple[int, int]:
@@ -325,18 +322,22 @@ class Tools:
     network: torch.nn.Module
     device: torch.device
     tile: int
-    degradation: str  # of a simulation, else ''
+    degradation: str  # of the LR slices, '' if unknown
+    simulate: bool
     figure: bool
 
     def run(self, lr: torch.Tensor, compare: bool) -> list:
         """LR slices (N, 1, H, W) -> [LR, bicubic or None, SR, HR or None], all on the CPU.
 
-        In a simulation the slices are HR, and LR is made of them.
+        In a simulation the slices are HR, and LR is made of them. Otherwise, if the degradation is
+        known, SR is made to agree with LR.
         """
         lr, hr, bicubic = lr.to(self.device), None, None
-        if self.degradation:
+        if self.simulate:
             lr, hr = dataset.degrade(lr, self.degradation), lr
         sr = modules.upscale(self.network, lr, self.tile)
+        if self.degradation and not self.simulate:
+            sr = dataset.make_consistent(sr, lr, self.degradation)
         if compare:
             interpolate = modules.Interpolation("bicubic").to(self.device)
             bicubic = modules.upscale(interpolate, lr, self.tile)
@@ -368,8 +369,7 @@ def choose_plane(volume: dataset.Volume, wanted: str) -> tuple[str, str]:
     sizes, axes = volume.sizes, volume.axes
     single = [axes[i] for i, n in enumerate(volume.stored.shape[:3]) if n == 1]
     if len(single) == 1:
-        plane = dataset.PLANES[single[0]]
-        return plane, f"a single {plane} slice" if plane != "axial" else ""
+        return dataset.PLANES[single[0]], ""
     coarse = int(np.argmax(sizes))
     if coarse != 2 and sizes[coarse] > 1.25 * sorted(sizes)[1]:
         words = " x ".join(f"{size:.3g}" for size in np.array(sizes)[axes])
@@ -586,13 +586,15 @@ def main(argv=None):
     network = modules.load_network(checkpoint, args.checkpoint).to(device)
     about = f"trained on {checkpoint.get('trained_on', '?')}, LR by {checkpoint['degradation']}"
     print(one_line(f"weights: {args.checkpoint} ({about})"), flush=True)
-    name = args.degradation or checkpoint["degradation"]
-    name = name if name in dataset.DEGRADATIONS else "bicubic"
+    name = args.degradation
+    if args.simulate and not name:
+        name = checkpoint["degradation"]
+        name = name if name in dataset.DEGRADATIONS else "bicubic"
 
     # A folder: my share of the inputs, without what is finished.
     folder = Path(args.image).is_dir() and [job.source for job in jobs] != [Path(args.image)]
     figure = args.figure if args.figure is not None else not folder
-    tools = Tools(network, device, args.tile, name if args.simulate else "", figure)
+    tools = Tools(network, device, args.tile, name, args.simulate, figure)
     counts, scores = Counter(), []
     if folder:
         torchrun = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))

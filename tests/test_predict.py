@@ -122,6 +122,22 @@ def test_tiles_change_nothing(tmp_path, run):
     assert np.abs(whole - tiles).max() <= 1
 
 
+def test_with_a_known_degradation_the_result_agrees_with_the_picture(tmp_path, run, real_slices):
+    import dataset
+
+    for name in ("bilinear", "kspace"):
+        lr = dataset.degrade(real_slices[1:2], name)
+        picture = save(tmp_path / f"{name}.png", (lr[0, 0] * 255).round())
+
+        def error(*options, picture=picture, lr=lr, name=name):
+            run("--image", picture, "--no-figure", *options)
+            sr = torch.from_numpy(pixels(tmp_path / f"{name}_x4.png").copy())[None, None] / 255
+            again = dataset.degrade(sr, name, rounded=False)
+            return float((again - lr).square().mean().sqrt())
+
+        assert error("--degradation", name) < 0.5 * error()
+
+
 def test_simulation_scores_against_the_given_picture(tmp_path, run, capsys, real_slices):
     import dataset
 
@@ -259,7 +275,7 @@ def test_wrong_arguments_are_refused(tmp_path, run):
         (["--image", save(tmp_path / "b.png", ramp(3, 8)), "--simulate"], DataError),
         (["--image", picture, "--shard", "5/4"], UsageError),
         (["--image", picture, "--tile", "0"], UsageError),
-        (["--image", picture, "--degradation", "bilinear"], UsageError),
+        (["--image", picture, "--degradation", "mixed"], UsageError),
         (["--imag", picture], UsageError),
     ):
         with pytest.raises(error):
