@@ -10,6 +10,7 @@ evaluation and figures.
 import csv
 import gzip
 import hashlib
+import io
 import json
 import os
 import re
@@ -854,8 +855,10 @@ def load_slices(scans: list[Scan], cache, *, axis="axial", count=0, workers=2, p
             name=np.array(name),
             bad=np.array(bad),
         )
+        buffer = io.BytesIO()  # writing to a full disk, np.savez would raise anything
+        np.savez(buffer, **index)
         with atomic_write(index_file) as file:
-            np.savez(file, **index)
+            file.write(buffer.getbuffer())
     owner = index["owner"]
     subject = np.array([s.subject for s in scans])[owner]
     group = np.array([s.group for s in scans])[owner]

@@ -67,7 +67,7 @@ def arguments(argv=None):
         help="planes to train on, for volumes")  # fmt: skip
     add("--slices", type=whole(0), default=0, help="central slices of a volume; 0: all usable")
     add("--cache", default="runs/cache", help="folder for the decoded slices")
-    add("--workers", type=whole(1), default=min(8, os.cpu_count() or 1),
+    add("--workers", type=whole(1, 64), default=min(8, os.cpu_count() or 1),
         help="threads that read and decode")  # fmt: skip
     add = parser.add_argument_group("network").add_argument
     add("--model", default="deep", choices=modules.NETWORKS,
@@ -83,7 +83,8 @@ def arguments(argv=None):
     add("--epochs", type=whole(1), help="passes over the training slices, instead of --iterations")
     add("--iterations", type=whole(1), help="optimiser steps  (default: 2000 demo, 12000 data)")
     add("--batch-size", type=whole(1), default=8, help="slices a step, over all processes")
-    add("--patch-size", type=whole(0), default=32, help="LR pixels along an edge; 0: whole slices")
+    add("--patch-size", type=whole(0, 1024), default=32,
+        help="LR pixels along an edge; 0: whole slices")  # fmt: skip
     add("--lr", type=float, default=2e-3, help="peak learning rate of Adam")
     add("--clip", type=float, default=0.01, help="largest gradient norm; 0: no limit")
     add("--schedule", default="cosine", choices=("cosine", "constant"), help="of the learning rate")
@@ -94,7 +95,7 @@ def arguments(argv=None):
     add("--run", help="folder for the results  (default: runs/<date>-<time>)")
     add("--resume", metavar="RUN", help="go on with a run that was cut off")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    add("--threads", type=whole(0), default=0, help="CPU threads; 0: PyTorch's choice")
+    add("--threads", type=whole(0, 1024), default=0, help="CPU threads; 0: PyTorch's choice")
     add("--amp", action="store_true", help="bf16 matrix products, faster where the chip has them")
     add("--compile", action="store_true", help="torch.compile the network")
     add("--deterministic", action="store_true", help="same result on CUDA too, slower")

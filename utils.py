@@ -1,6 +1,7 @@
 """Small stateless helpers, used by every script: errors, files, metrics, checkpoints, figures."""
 
 import argparse
+import io
 import math
 import os
 import subprocess
@@ -239,8 +240,10 @@ def metrics_table(rows: dict[str, dict]) -> str:
 
 def save_checkpoint(path, checkpoint: dict) -> None:
     """Write a dict of tensors and plain types, whole or not at all."""
+    buffer = io.BytesIO()  # writing to a full disk, torch.save would raise anything
+    torch.save({**checkpoint, "version": CHECKPOINT_VERSION}, buffer)
     with atomic_write(path) as file:
-        torch.save({**checkpoint, "version": CHECKPOINT_VERSION}, file)
+        file.write(buffer.getbuffer())
 
 
 def load_checkpoint(path) -> dict:
