@@ -596,14 +596,15 @@ def main(argv=None):
     figure = args.figure if args.figure is not None else not folder
     tools = Tools(network, device, args.tile, name, args.simulate, figure)
     counts, scores = Counter(), []
+    torchrun = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if folder:
-        torchrun = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         share, of = args.shard or torchrun
         jobs = jobs[share::of]
         todo = jobs if args.overwrite else [job for job in jobs if not job.finished()]
         counts["finished before (--overwrite does them again)"] = len(jobs) - len(todo)
         jobs = todo
-    bar = tqdm(total=len(jobs), unit="input", disable=not folder or not jobs)
+    quiet = not folder or not jobs or torchrun[0] > 0  # one bar for all processes of torchrun
+    bar = tqdm(total=len(jobs), unit="input", disable=quiet)
 
     def done(job, paths, found):
         bar.update()
