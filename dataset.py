@@ -943,7 +943,8 @@ def training_batch(
     that each make their share (every world-th sample) see together what one process would.
     The whole slice is degraded, and of the result only the patch is computed: patches carry no
     trace of having been cut out. patch: in LR pixels; 0: whole slices.
-    augment: flips, quarter turns, the LR grid at any HR pixel, brightness; with `mixed` also noise.
+    augment: flips, quarter turns, the LR grid at any HR pixel, brightness; with `mixed` more of it,
+    and noise.
     """
     dice = np.random.default_rng([seed, 2, iteration]).random((batch_size, 10))
     numbers = iteration * batch_size + np.arange(batch_size)
@@ -976,7 +977,7 @@ def training_batch(
             matrices.append(axis_matrix(name, size)[:, first : first + p, begin:end].numpy())
             window.append(slice(begin, end))
             inside.append(slice(SCALE * first - begin, SCALE * (first + p) - begin))
-        gain = (1 - 0.3 * d[4]) if augment else 1.0
+        gain = 1 - (0.8 if degradation == "mixed" else 0.3) * d[4] if augment else 1.0
         samples.append((hr[tuple(window)], matrices, inside, gain, b))
 
     lr = torch.empty(len(samples), height, width, device=device)

@@ -80,30 +80,38 @@ class DeepESPCN(nn.Module):
         nothing; `residual`: additions around pairs of convolutions (EDSR, Lim et al. 2017, without
         batch normalisation); `plain`: PyTorch's initialisation.
     skip: `bicubic`, `nearest` or `none`.
+    bias: False leaves the biases out. The network is then homogeneous, f(a x) = a f(x) for a > 0: a
+        dark scan is treated like a bright one (Mohan et al., "Robust and interpretable blind image
+        denoising via bias-free convolutional neural networks", ICLR 2020).
     """
 
-    def __init__(self, channels=32, blocks=13, skip="bicubic", body="identity", icnr=False):
+    def __init__(
+        self, channels=32, blocks=13, skip="bicubic", body="identity", icnr=False, bias=False
+    ):
         super().__init__()
         self.residual = body == "residual"
         self.reach = 2 + blocks + 1
-        self.head = nn.Conv2d(1, channels, 5, padding=2)
+        self.head = nn.Conv2d(1, channels, 5, padding=2, bias=bias)
         self.body = nn.ModuleList(
-            nn.Conv2d(channels, channels, 3, padding=1) for _ in range(blocks)
+            nn.Conv2d(channels, channels, 3, padding=1, bias=bias) for _ in range(blocks)
         )
-        self.tail = nn.Conv2d(channels, SCALE**2, 3, padding=1)
+        self.tail = nn.Conv2d(channels, SCALE**2, 3, padding=1, bias=bias)
         self.skip = Interpolation(skip) if skip != "none" else None
         with torch.no_grad():
             if body == "identity":
                 for conv in self.body:
                     conv.weight.mul_(0.1)
                     conv.weight[:, :, 1, 1] += torch.eye(channels)
-                    conv.bias.zero_()
+                    if bias:
+                        conv.bias.zero_()
             if self.skip:
                 self.tail.weight.zero_()
-                self.tail.bias.zero_()
+                if bias:
+                    self.tail.bias.zero_()
             elif icnr:  # Aitken et al. 2017: all 16 sub-pixels start alike, no checkerboard
                 self.tail.weight.copy_(self.tail.weight[:1].expand_as(self.tail.weight))
-                self.tail.bias.copy_(self.tail.bias[:1].expand_as(self.tail.bias))
+                if bias:
+                    self.tail.bias.copy_(self.tail.bias[:1].expand_as(self.tail.bias))
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         # In place, as memory traffic is what activations cost.
@@ -136,14 +144,14 @@ def build(arch: dict) -> nn.Module:
     good = (
         name in tuple(NETWORKS)
         and options.keys()
-        <= ({"channels"} if name == "espcn" else {"channels", "blocks", "icnr", *CHOICES})
+        <= {"channels", *(("blocks", "icnr", "bias", *CHOICES) if name == "deep" else ())}
         and type(channels) is int
         and type(blocks) is int
         and 1 <= channels <= 1024
         and 0 <= blocks <= 1024
         and channels**2 * max(2, blocks) < 2**24  # 0.6 GB of weights
         and all(options[k] in CHOICES[k] for k in CHOICES if k in options)
-        and isinstance(options.get("icnr", False), bool)
+        and all(isinstance(options.get(k, False), bool) for k in ("icnr", "bias"))
     )
     if not good:
         raise DataError(f"unknown network, or too large: {reprlib.repr(arch)}")

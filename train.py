@@ -79,6 +79,7 @@ def arguments(argv=None):
     add("--body", default="identity", choices=modules.CHOICES["body"],
         help="how deep is made trainable: see DeepESPCN")  # fmt: skip
     add("--icnr", action="store_true", help="ICNR start of deep's last layer, with --skip none")
+    add("--bias", action="store_true", help="give deep's convolutions biases")
     add = parser.add_argument_group("training").add_argument
     add("--epochs", type=whole(1), help="passes over the training slices, instead of --iterations")
     add("--iterations", type=whole(1), help="optimiser steps  (default: 2000 demo, 12000 data)")
@@ -209,6 +210,14 @@ def commit() -> str:
         return ""
 
 
+def job_of(run: Path) -> str:
+    """The torchrun job that a run folder was last written by, '' if there is none."""
+    try:
+        return json.loads((run / "config.json").read_text())["job"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def write_json(path, content) -> None:
     with atomic_write(path, "w") as file:
         json.dump(content, file, indent=1)
@@ -310,7 +319,15 @@ def main(argv=None):
             torch.cuda.set_device(device)
         # Gloo for what is on the CPU: validation scores are, also where the network is not.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(hours=4))
+        # After a restart by torchrun on one machine, its store still holds the addresses of the
+        # processes before. (Its count of restarts is not the same on all of several machines.)
+        alone = os.environ.get("GROUP_WORLD_SIZE") == "1"
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "") if alone else ""
+        store = dist.PrefixStore(f"attempt {attempt}", next(dist.rendezvous("env://"))[0])
+        limit = timedelta(hours=4)  # as long as reading a large data set may take rank 0
+        dist.init_process_group(
+            backend, store=store, rank=rank(), world_size=world(), timeout=limit
+        )
     try:
         return train(args, device)
     finally:
@@ -322,7 +339,9 @@ def train(args, device) -> int:
     """One run, from data to metrics. Returns the exit status."""
     chief = rank() == 0
     run = Path(args.run or f"runs/{datetime.now():%Y%m%d-%H%M%S}")
+    job = os.environ.get("TORCHELASTIC_RUN_ID", "none")  # the same after a restart or requeue
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    restarted = restarted or (job not in ("none", "") and job == job_of(run))
     resuming = args.resume or (restarted and (run / "last.pt").exists())
     used = any((run / name).exists() for name in ("config.json", "best.pt"))
     if used and not (args.resume or restarted):
@@ -349,7 +368,8 @@ def train(args, device) -> int:
         torch.use_deterministic_algorithms(True)
     arch = {"name": args.model, "channels": args.channels or (64 if args.model == "espcn" else 32)}
     if args.model == "deep":
-        arch |= {"blocks": args.blocks, "skip": args.skip, "body": args.body, "icnr": args.icnr}
+        arch |= {"blocks": args.blocks, "skip": args.skip, "body": args.body}
+        arch |= {"icnr": args.icnr, "bias": args.bias}
     network = modules.build(arch).to(device)
     average = copy.deepcopy(network).requires_grad_(False)
     fused = device.type in ("cpu", "cuda")
@@ -364,6 +384,7 @@ def train(args, device) -> int:
         "commit": commit(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {device}",
         "processes": world(),
+        "job": job,
     }
     rows = []
     if resuming:
