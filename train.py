@@ -80,6 +80,7 @@ def arguments(argv=None):
         help="how deep is made trainable: see DeepESPCN")  # fmt: skip
     add("--icnr", action="store_true", help="ICNR start of deep's last layer, with --skip none")
     add("--bias", action="store_true", help="give deep's convolutions biases")
+    add("--weights", metavar="FILE", help="start from these weights, whose network it then is")
     add = parser.add_argument_group("training").add_argument
     add("--epochs", type=whole(1), help="passes over the training slices, instead of --iterations")
     add("--iterations", type=whole(1), help="optimiser steps  (default: 2000 demo, 12000 data)")
@@ -370,7 +371,12 @@ def train(args, device) -> int:
     if args.model == "deep":
         arch |= {"blocks": args.blocks, "skip": args.skip, "body": args.body}
         arch |= {"icnr": args.icnr, "bias": args.bias}
-    network = modules.build(arch).to(device)
+    if args.weights:
+        given = load_checkpoint(args.weights)
+        arch = given["arch"]
+        network = modules.load_network(given, args.weights).to(device)
+    else:
+        network = modules.build(arch).to(device)
     average = copy.deepcopy(network).requires_grad_(False)
     fused = device.type in ("cpu", "cuda")
     optimiser = torch.optim.Adam(network.parameters(), args.lr, fused=fused)
