@@ -14,6 +14,7 @@ import io
 import json
 import os
 import re
+import time
 import warnings
 import zlib
 from collections import Counter, defaultdict
@@ -709,11 +710,10 @@ def split_subjects(scans: list[Scan], seed: int, validate: float = 0.1, test: fl
     Raises DataError if a subject is in both folders or there are too few subjects.
     """
     where = os.path.commonpath([scan.path for scan in scans]) or "."
-    given, groups = defaultdict(set), defaultdict(list)
+    given, groups = defaultdict(set), defaultdict(dict)
     for scan in scans:
         given[scan.subject].add(scan.split)
-        if scan.subject not in groups[scan.group]:
-            groups[scan.group].append(scan.subject)
+        groups[scan.group][scan.subject] = None  # an ordered set: thousands of subjects are quick
     both = sorted((s for s, splits in given.items() if len(splits) > 1), key=natural)
     if both:
         names = ", ".join(both[:5])
@@ -820,6 +820,9 @@ def load_slices(scans: list[Scan], cache, *, axis="axial", count=0, workers=2, p
     index = read_index(index_file, pixels_file)
     if index is None:
         Path(cache).mkdir(parents=True, exist_ok=True)
+        for left in Path(cache).glob(f".{key}.*.part"):  # of a process that was killed while at it
+            if time.time() - left.stat().st_mtime > 3600:
+                left.unlink(missing_ok=True)
         offset, shape, owner, name, bad = [], [], [], [], []
 
         def read(scan):
@@ -893,8 +896,9 @@ def demo_slices(cache) -> tuple[dict[str, Slices], str]:
         data.transpose(2, 1, 0)[:, ::-1]
     )  # RAS: from below, rows from the front
     file.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(file) as out:
-        out.write(data.data)
+    if not (file.exists() and file.stat().st_size == data.size):
+        with atomic_write(file) as out:
+            out.write(data.data)
     n, h, w = data.shape
     every = Slices(
         file,
