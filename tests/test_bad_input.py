@@ -314,6 +314,7 @@ def test_in_a_folder_the_good_files_are_done(upscale, tmp_path):
     assert len(done) == len(odd) and not [name for name in done if name.startswith(".")]
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("ending", fuzz.FORMATS)
 def test_mutated_files_are_read_or_refused(ending, tmp_path):
     """The short version of `python tests/fuzz.py`."""
