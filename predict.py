@@ -69,7 +69,9 @@ def arguments(argv=None):
         help="plane of a scan; auto: axial, or that of the two finest voxel sizes")  # fmt: skip
     add("--series", metavar="N", help="DICOM series to take, by its number")
     add("--degradation", choices=dataset.DEGRADATIONS,
-        help="how the input was made, if known: the result is made to agree")  # fmt: skip
+        help="how the input was made, if known")  # fmt: skip
+    add("--consistent", action=argparse.BooleanOptionalAction,
+        help="project the result onto the input  (default: if --degradation is given)")  # fmt: skip
     add("--simulate", action="store_true",
         help="take the input as truth: shrink it by 4 (--degradation; default: as in training, "
         "or bicubic), upscale that, score the result")  # fmt: skip
@@ -82,7 +84,12 @@ def arguments(argv=None):
         help="longer edges are cut into tiles of this many pixels")  # fmt: skip
     add("--shard", type=shard, metavar="I/N",
         help="be worker I of N: do every N-th input  (default: as torchrun says)")  # fmt: skip
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.consistent and not (args.degradation or args.simulate):
+        parser.error("--consistent needs to know how the input was made: --degradation")
+    if args.consistent is None:
+        args.consistent = args.degradation is not None
+    return args
 
 
 def shard(text: str) -> tuple[int, int]:
@@ -324,19 +331,19 @@ class Tools:
     tile: int
     degradation: str  # of the LR slices, '' if unknown
     simulate: bool
+    consistent: bool
     figure: bool
 
     def run(self, lr: torch.Tensor, compare: bool) -> list:
         """LR slices (N, 1, H, W) -> [LR, bicubic or None, SR, HR or None], all on the CPU.
 
-        In a simulation the slices are HR, and LR is made of them. Otherwise, if the degradation is
-        known, SR is made to agree with LR.
+        In a simulation the slices are HR, and LR is made of them.
         """
         lr, hr, bicubic = lr.to(self.device), None, None
         if self.simulate:
             lr, hr = dataset.degrade(lr, self.degradation), lr
         sr = modules.upscale(self.network, lr, self.tile)
-        if self.degradation and not self.simulate:
+        if self.consistent:
             sr = dataset.make_consistent(sr, lr, self.degradation)
         if compare:
             interpolate = modules.Interpolation("bicubic").to(self.device)
@@ -594,7 +601,7 @@ def main(argv=None):
     # A folder: my share of the inputs, without what is finished.
     folder = Path(args.image).is_dir() and [job.source for job in jobs] != [Path(args.image)]
     figure = args.figure if args.figure is not None else not folder
-    tools = Tools(network, device, args.tile, name, args.simulate, figure)
+    tools = Tools(network, device, args.tile, name, args.simulate, args.consistent, figure)
     counts, scores = Counter(), []
     torchrun = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if folder:
