@@ -22,6 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import dataset
+import formats
 import modules
 from utils import (
     METRICS,
@@ -48,7 +49,7 @@ DEFAULT = Path(__file__).resolve().parent / "weights" / "default.pt"
 SCALE = modules.SCALE
 BATCH_PIXELS = 2**20  # LR pixels a batch at the most, whatever --batch-size says
 OURS = ("_x4", "_x4_figure")  # how the names of this program's results end
-ENDINGS = dataset.PICTURES + dataset.VOLUMES + dataset.DICOM
+ENDINGS = formats.PICTURES + formats.VOLUMES + formats.DICOM
 # What holds a value that an integer type does not.
 WIDER = {"uint8": "int16", "int8": "int16", "uint16": "int32", "int16": "int32"}
 drawing = Lock()  # matplotlib's fonts are shared between threads
@@ -65,7 +66,7 @@ def arguments(argv=None):
     add("--overwrite", action="store_true", help="in a folder: redo what is finished")
     add("--figure", action=argparse.BooleanOptionalAction,
         help="side-by-side figure  (default: for a single input)")  # fmt: skip
-    add("--axis", default="auto", choices=("auto", *dataset.PLANES),
+    add("--axis", default="auto", choices=("auto", *formats.PLANES),
         help="plane of a scan; auto: axial, or that of the two finest voxel sizes")  # fmt: skip
     add("--series", metavar="N", help="DICOM series to take, by its number")
     add("--degradation", choices=dataset.DEGRADATIONS,
@@ -124,7 +125,7 @@ def find_jobs(args) -> tuple[list[Job], Path]:
     image = Path(args.image)
     if not image.exists():
         raise DataError(f"{image}: no such file or folder")
-    image = image.with_suffix(".img") if dataset.suffix(image) == ".hdr" else image
+    image = image.with_suffix(".img") if formats.suffix(image) == ".hdr" else image
     root, scans = image.parent, [dataset.Scan(image, "", "", "")]
     if image.is_dir():
         root, scans = image, dataset.find_scans(image)
@@ -136,14 +137,14 @@ def find_jobs(args) -> tuple[list[Job], Path]:
     output = Path(args.output or (os.path.dirname(os.path.abspath(image)) if beside else image))
     if output.exists() and not output.is_dir():
         raise UsageError(f"--output {output}: is a file; name a folder")
-    if not output.exists() and dataset.suffix(output) in ENDINGS:
+    if not output.exists() and formats.suffix(output) in ENDINGS:
         raise UsageError(f"--output {output}: looks like a file name; name a folder")
 
     jobs, stems, names, used = [], {}, {}, set()
     for scan in scans:
         path, folder = scan.path, scan.path.parent
         if folder not in stems:
-            there = [n.casefold() for n in os.listdir(folder) if dataset.suffix(n) in ENDINGS]
+            there = [n.casefold() for n in os.listdir(folder) if formats.suffix(n) in ENDINGS]
             stems[folder], names[folder] = Counter(map(plain_name, there)), set(there)
         if path.is_dir():
             name = os.path.basename(os.path.abspath(path))
@@ -180,7 +181,7 @@ def chosen_scans(root: Path, scans: list, series: str | None) -> list:
 
 def plain_name(name: str) -> str:
     """A file's name without the ending of a picture or a scan; `1.2.840.5` has none."""
-    return dataset.stem(name) if dataset.suffix(name) in ENDINGS else name
+    return formats.stem(name) if formats.suffix(name) in ENDINGS else name
 
 
 def make_folder(job: Job, output: Path) -> None:
@@ -198,11 +199,11 @@ def make_folder(job: Job, output: Path) -> None:
 # --- pictures -------------------------------------------------------------------------------------
 
 
-def read(job: Job, simulate: bool) -> dataset.Picture | None:
+def read(job: Job, simulate: bool) -> formats.Picture | None:
     """Read a picture, for a simulation cut to multiples of 4. None: it is a volume."""
-    if job.files or dataset.kind_of(job.source) in ("volume", "dicom"):
+    if job.files or formats.kind_of(job.source) in ("volume", "dicom"):
         return None
-    picture = dataset.read_picture(job.source)
+    picture = formats.read_picture(job.source)
     if simulate:
         picture.pixels = dataset.crop_to_scale(picture.pixels)
         if not picture.pixels.size:
@@ -240,7 +241,7 @@ def in_batches(jobs, simulate: bool, pool, size: int, failed):
         yield batch
 
 
-def write_picture(job: Job, picture: dataset.Picture, sr: np.ndarray) -> Path:
+def write_picture(job: Job, picture: formats.Picture, sr: np.ndarray) -> Path:
     """Write SR pixels (4 H, 4 W) with the input's bit depth and in its units."""
     values = sr * np.float32(picture.high - picture.low) + np.float32(picture.low)
     if picture.dtype == "float32":
@@ -356,7 +357,7 @@ class Tools:
 
 def predict_volume(job: Job, output: Path, args, tools: Tools) -> tuple[list, list]:
     """Upscale a scan slice by slice and write it: (paths, scores of bicubic and prediction)."""
-    volume = dataset.read_volume(job.source, job.files)
+    volume = formats.read_volume(job.source, job.files)
     plane, about = choose_plane(volume, args.axis)
     if about:
         tqdm.write(one_line(f"{job.source}: {about}"))
@@ -369,18 +370,18 @@ def predict_volume(job: Job, output: Path, args, tools: Tools) -> tuple[list, li
         raise DataError(f"{job.source}: is too large for this machine's memory") from None
 
 
-def choose_plane(volume: dataset.Volume, wanted: str) -> tuple[str, str]:
+def choose_plane(volume: formats.Volume, wanted: str) -> tuple[str, str]:
     """The plane to upscale in, and a remark if it is not the axial one by default."""
     if wanted != "auto":
         return wanted, ""
     sizes, axes = volume.sizes, volume.axes
     single = [axes[i] for i, n in enumerate(volume.stored.shape[:3]) if n == 1]
     if len(single) == 1:
-        return dataset.PLANES[single[0]], ""
+        return formats.PLANES[single[0]], ""
     coarse = int(np.argmax(sizes))
     if coarse != 2 and sizes[coarse] > 1.25 * sorted(sizes)[1]:
         words = " x ".join(f"{size:.3g}" for size in np.array(sizes)[axes])
-        plane = dataset.PLANES[coarse]
+        plane = formats.PLANES[coarse]
         return plane, f"voxels of {words} mm, upscaled in the finer plane, {plane} (see --axis)"
     return "axial", ""
 
@@ -397,7 +398,7 @@ def slice_batches(slices: np.ndarray, size: int, name: str):
 
 def upscale_volume(job: Job, volume, plane: str, size: int, tools: Tools) -> tuple[list, list]:
     """Upscale all slices of a volume and write it as NIfTI, with the figure."""
-    inside = [i for i, axis in enumerate(volume.axes) if dataset.PLANES[axis] != plane]
+    inside = [i for i, axis in enumerate(volume.axes) if formats.PLANES[axis] != plane]
     shape = [n * SCALE if i in inside else n for i, n in enumerate(volume.stored.shape)]
     kind = volume.stored.dtype
     out = np.zeros(shape, kind if kind.kind in "iu" else np.float32, order="F")
@@ -405,7 +406,7 @@ def upscale_volume(job: Job, volume, plane: str, size: int, tools: Tools) -> tup
 
     def slices_at(array, t):
         array = array if array.ndim == 3 else array[..., t]
-        return dataset.slices_of(dataset.to_ras(array, volume.affine), plane)
+        return formats.slices_of(formats.to_ras(array, volume.affine), plane)
 
     def to_values(array):
         return array.astype(np.float32) * np.float32(volume.slope) + np.float32(volume.inter)
@@ -413,7 +414,7 @@ def upscale_volume(job: Job, volume, plane: str, size: int, tools: Tools) -> tup
     for t in range(times):
         data = volume.intensities(t)
         # One range for all slices, so that neighbours match. Nothing is cut off at its ends.
-        low, high = dataset.intensity_range(data)
+        low, high = formats.intensity_range(data)
         slices = slices_at(data, 0)
         if t == 0 and tools.figure:
             drawn = figure_slices(slices > low + 0.05 * (high - low))
@@ -515,7 +516,7 @@ def draw_volume(path: Path, job: Job, volume, plane: str, drawn, before, after) 
         y4, x4 = (slice(SCALE * s.start, SCALE * s.stop) for s in (y, x))
         rows.append([lr, sr, lr[y, x], sr[y4, x4]])
     sizes, axes = volume.sizes, volume.axes
-    across = dataset.PLANES.index(plane)
+    across = formats.PLANES.index(plane)
 
     def words(factor):
         values = [sizes[axis] / (factor if axis != across else 1) for axis in axes]
@@ -534,8 +535,8 @@ def simulate_volume(job: Job, volume, plane: str, size: int, tools: Tools) -> tu
     if volume.stored.ndim == 4:
         say(f"{job.source}: the first of its {volume.stored.shape[3]} volumes is used")
     data = volume.intensities()
-    low, high = dataset.intensity_range(data)
-    slices = dataset.slices_of(dataset.to_ras(data, volume.affine), plane)
+    low, high = formats.intensity_range(data)
+    slices = formats.slices_of(formats.to_ras(data, volume.affine), plane)
     slices = dataset.crop_to_scale(slices)
     if not slices.size:
         raise DataError(f"{job.source}: is too small to be shrunk by {SCALE}")
@@ -562,7 +563,7 @@ def simulate_volume(job: Job, volume, plane: str, size: int, tools: Tools) -> tu
     )
     paths = []
     if tools.figure:
-        sizes = [size for i, size in enumerate(volume.sizes) if dataset.PLANES[i] != plane]
+        sizes = [size for i, size in enumerate(volume.sizes) if formats.PLANES[i] != plane]
         paths = [job.file("_figure.png")]
         about = f"{plane} slice {shown}, pixels of {sizes[1]:.3g} x {sizes[0]:.3g} mm"
         title = f"{one_line(job.source.name)}, {about}"

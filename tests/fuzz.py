@@ -28,7 +28,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import dataset
+
+import formats
 import modules
 import utils
 
@@ -188,11 +189,11 @@ def mutate_inside_png(data: bytes, rng) -> bytes:
 
 
 def read_scan(path):
-    dataset.volume_slices(path)
+    formats.volume_slices(path)
 
 
 def read_dicom(path):
-    dataset.dicom_series([path])
+    formats.dicom_series([path])
     read_scan(path)
 
 
@@ -221,9 +222,9 @@ TIFF += [
 
 # ending: (valid files, the function that reads it, a mutation below the packing)
 FORMATS = {
-    "png": (lambda: pictures(*PNG), dataset.read_picture, mutate_inside_png),
-    "jpeg": (lambda: pictures(*JPEG), dataset.read_picture, None),
-    "tiff": (lambda: pictures(*TIFF), dataset.read_picture, None),
+    "png": (lambda: pictures(*PNG), formats.read_picture, mutate_inside_png),
+    "jpeg": (lambda: pictures(*JPEG), formats.read_picture, None),
+    "tiff": (lambda: pictures(*TIFF), formats.read_picture, None),
     "nii.gz": (volumes, read_scan, mutate_inside_gzip),
     "dcm": (dicoms, read_dicom, None),
     "pt": (checkpoints, read_checkpoint, mutate_inside_zip),

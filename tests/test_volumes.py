@@ -18,6 +18,7 @@ from pydicom.uid import (
 )
 
 import dataset
+import formats
 import modules
 import predict
 import utils
@@ -103,12 +104,12 @@ def test_the_edges_of_the_grid_stay_in_place(tmp_path, run, order, hand, turn):
     image.set_sform(affine, 2)
     image.set_qform(affine, 1)
     nib.save(image, tmp_path / "a.nii.gz")
-    for plane in dataset.PLANES:
+    for plane in formats.PLANES:
         out = tmp_path / plane
         run("--image", tmp_path / "a.nii.gz", "--axis", plane, "--output", out)
         result = nib.load(out / "a_x4.nii.gz")
         # The axis along x is not touched in the sagittal plane, the one along y in the coronal ...
-        still = ORDERS[order].index(dataset.PLANES.index(plane))
+        still = ORDERS[order].index(formats.PLANES.index(plane))
         factor = np.array([1 if i == still else 4 for i in range(3)])
         assert result.shape == tuple(factor * image.shape)
         np.testing.assert_allclose(corners(result), corners(image), atol=1e-4)
@@ -189,7 +190,7 @@ def test_the_plane_of_the_finest_voxels_is_upscaled(
     image = nib.Nifti1Image(blob(shape).astype(np.float32), make_affine(order, (1, 1, 1), sizes))
     nib.save(image, tmp_path / "a.nii.gz")
     run("--image", tmp_path / "a.nii.gz")
-    still = order.index(dataset.PLANES.index(plane))
+    still = order.index(formats.PLANES.index(plane))
     wanted = tuple(n if i == still else 4 * n for i, n in enumerate(shape))
     assert nib.load(tmp_path / "a_x4.nii.gz").shape == wanted
     remark = plane in capsys.readouterr().out  # it says so
@@ -431,7 +432,7 @@ def save_series(folder, n=6, shape=(10, 8), names=None, **attributes) -> np.ndar
 def test_dicom_lies_where_the_scanner_says(tmp_path):
     data = save_series(tmp_path / "s", RescaleSlope=2.0, RescaleIntercept=-30.0)
     (scan,) = dataset.find_scans(tmp_path)
-    volume = dataset.read_volume(scan.path, scan.files)
+    volume = formats.read_volume(scan.path, scan.files)
     np.testing.assert_array_equal(volume.intensities(), data.transpose(2, 1, 0) * 2.0 - 30)
     # DICOM PS3.3 C.7.6.2.1.1: rows are 1.5 mm apart, columns 0.75; LPS, so x and y change sign.
     for s, r, c in ((0, 0, 0), (3, 0, 0), (0, 4, 0), (0, 0, 5), (5, 9, 7)):
@@ -463,12 +464,12 @@ def test_dicom_without_ending_compressed_or_alone(tmp_path, run):
     (scan,) = dataset.find_scans(tmp_path / "bare")
     assert len(scan.files) == 6
     np.testing.assert_array_equal(
-        dataset.read_volume(scan.path, scan.files).stored, data.transpose(2, 1, 0)
+        formats.read_volume(scan.path, scan.files).stored, data.transpose(2, 1, 0)
     )
     ds = dicom(data[2], ORIGIN, [*ALONG, *DOWN])
     ds.compress(RLELossless)
     ds.save_as(tmp_path / "one", enforce_file_format=True)
-    np.testing.assert_array_equal(dataset.read_volume(tmp_path / "one").stored[..., 0], data[2].T)
+    np.testing.assert_array_equal(formats.read_volume(tmp_path / "one").stored[..., 0], data[2].T)
     run("--image", tmp_path / "one")
     assert nib.load(tmp_path / "one_x4.nii.gz").shape == (32, 40, 1)
     if not pydicom.pixels.get_decoder(JPEGLSLossless).is_available:
@@ -489,7 +490,7 @@ def test_slopes_that_differ_by_slice_and_time_points(tmp_path):
             ds.RescaleSlope, ds.RescaleIntercept = i + 1.0, 0.0
             ds.save_as(tmp_path / f"{t}{2 - i}.dcm", enforce_file_format=True)
     (scan,) = dataset.find_scans(tmp_path)
-    volume = dataset.read_volume(scan.path, scan.files)
+    volume = formats.read_volume(scan.path, scan.files)
     assert volume.stored.shape == (5, 6, 3, 2)
     for t in range(2):
         np.testing.assert_allclose(volume.intensities(t)[0, 0], (100 + t) * np.array([1, 2, 3]))
@@ -524,7 +525,7 @@ def test_a_multi_frame_file_is_a_volume(tmp_path, run):
         for i in order
     ]
     ds.save_as(tmp_path / "enhanced.dcm", enforce_file_format=True)
-    volume = dataset.read_volume(tmp_path / "enhanced.dcm")
+    volume = formats.read_volume(tmp_path / "enhanced.dcm")
     np.testing.assert_array_equal(volume.stored, data.transpose(2, 1, 0))
     lps = nib.affines.apply_affine(volume.affine, (0, 0, 3)) * (-1, -1, 1)
     np.testing.assert_allclose(lps, ORIGIN + 6 * NORMAL, atol=1e-4)
@@ -609,7 +610,7 @@ def test_simulation_scores_a_volume(tmp_path, run, brain, capsys):
     assert names >= {"a_simulated_x4.csv", "a_simulated_x4_figure.png"}
     lines = (tmp_path / "a_simulated_x4.csv").read_text().splitlines()
     assert len(lines) == 5 and lines[0].startswith("slice,bicubic_mse,bicubic_psnr")
-    low, high = dataset.intensity_range(data.astype(np.float32))
+    low, high = formats.intensity_range(data.astype(np.float32))
     hr = np.clip((data[..., 2].T[::-1] - low) / (high - low), 0, 1).astype(np.float32)
     hr = torch.from_numpy(hr.copy())[None, None, :60, :60]
     lr = dataset.degrade(hr, "kspace")
