@@ -94,12 +94,21 @@ def reading(path):
         raise DataError(f"{path}: cannot be read ({reason(error)})") from None
 
 
+class Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults that say something: not those of switches, nor None."""
+
+    def _get_help_string(self, action):
+        silent = action.default is None or action.default is False
+        if silent or "(default" in action.help:
+            return action.help
+        return super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """A command line with its defaults in --help, whose mistakes are one line and status 2."""
 
     def __init__(self, description):
-        formatter = argparse.ArgumentDefaultsHelpFormatter
-        super().__init__(description=description, formatter_class=formatter, allow_abbrev=False)
+        super().__init__(description=description, formatter_class=Defaults, allow_abbrev=False)
 
     def error(self, message):
         raise UsageError(f"{message}; see --help")
