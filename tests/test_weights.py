@@ -1,0 +1,46 @@
+"""The shipped weights still do what was measured when they were made, on the embedded brain."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import dataset
+import modules
+from evaluate import as_tensor, evaluate
+from utils import load_checkpoint
+
+WEIGHTS = Path(modules.__file__).parent / "weights"
+# PSNR in dB on 4 slices of the demonstration's test slab: bicubic upsampling, default.pt, bicubic.pt.
+RECORDED = {
+    "bicubic": (28.18, 31.40, 31.84),
+    "bilinear": (27.33, 31.46, 29.39),
+    "bilinear-plain": (28.10, 29.95, 25.24),
+    "kspace": (27.98, 30.92, 27.46),
+}
+
+
+@pytest.fixture(scope="module")
+def slab(tmp_path_factory):
+    return dataset.demo_slices(tmp_path_factory.mktemp("slab"))[0]["test"].take(slice(2, 24, 6))
+
+
+@pytest.fixture(scope="module")
+def networks():
+    names = ("default.pt", "bicubic.pt")
+    return {n: modules.load_network(load_checkpoint(WEIGHTS / n)) for n in names}
+
+
+@pytest.mark.parametrize("degradation", RECORDED)
+def test_shipped_weights_score_as_recorded(slab, networks, degradation):
+    table = evaluate(networks, slab, degradation)
+    found = [table[name]["psnr"]["mean"] for name in ("bicubic", *networks)]
+    assert found == pytest.approx(RECORDED[degradation], abs=0.1)
+
+
+def test_default_weights_treat_dark_slices_like_bright_ones(slab, networks):
+    lr = dataset.degrade(as_tensor(slab[0]), "bicubic")
+    with torch.inference_mode():
+        bright, dark = networks["default.pt"](lr), networks["default.pt"](lr / 8)
+    assert torch.allclose(8 * dark, bright, atol=1e-5)
+    assert (bright - modules.Interpolation()(lr)).abs().max() > 0.05  # and it does something
