@@ -11,7 +11,7 @@ from evaluate import as_tensor, evaluate
 from utils import load_checkpoint
 
 WEIGHTS = Path(modules.__file__).parent / "weights"
-# PSNR in dB on 4 slices of the demonstration's test slab: bicubic upsampling, default.pt, bicubic.pt.
+# PSNR in dB on 4 slices of the demonstration: bicubic upsampling, default.pt, bicubic.pt.
 RECORDED = {
     "bicubic": (28.18, 31.40, 31.84),
     "bilinear": (27.33, 31.46, 29.39),
