@@ -1,0 +1,521 @@
+"""Speed as ratios, in one table: run by hand, on a machine that does nothing else.
+
+python tests/benchmark.py                            all sections but `target`: some minutes
+python tests/benchmark.py --sections train predict --repeats 9
+python tests/benchmark.py --sections target --data DIR           half an hour on 2 cores
+
+What is compared takes turns, and each figure is the median of its turns: neighbours on the same
+machine slow both sides down. Slices are made from the brain that comes with nilearn, or are those
+of --data, folders {train,test}/{class}/<scan id>_<slice>.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import dataset  # noqa: E402
+import formats  # noqa: E402
+import modules  # noqa: E402
+import predict  # noqa: E402
+import train  # noqa: E402
+from evaluate import evaluate  # noqa: E402
+from utils import load_checkpoint, save_checkpoint  # noqa: E402
+
+CHECK_EVERY = 600  # iterations between two validations in a default run of 12,000
+ESPCN = ["--model", "espcn", "--channels", "64"]
+
+
+def arguments():
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--sections", nargs="+", choices=SECTIONS, default=[s for s in SECTIONS if s != "target"],
+        help="what to measure")  # fmt: skip
+    add("--repeats", type=int, default=5, help="turns of each side")
+    add("--steps", type=int, default=60, help="training steps a turn")
+    add("--threads", type=int, default=0, help="CPU threads; 0: PyTorch's choice")
+    add("--data", help="slices to measure with, instead of generated ones")
+    add("--slices", type=int, default=480, help="generated slices, 20 a scan")
+    add("--degradation", default="bicubic", choices=("bicubic", "bilinear"), help="of `target`")
+    add("--epochs", type=int, default=40, help="of the original recipe in `target`")
+    add("--json", metavar="FILE", help="write the table as JSON too")
+    add("--loop", nargs=argparse.REMAINDER, help="(this program calls itself with it)")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    return args
+
+
+# --- tools ----------------------------------------------------------------------------------------
+
+
+def take_turns(repeats: int, **sides) -> dict:
+    """{name: median of what side() returns}, the sides taking turns. A side returns a number or a
+    dict of numbers."""
+    found = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, side in sides.items():
+            found[name].append(side())
+    return {name: median(values) for name, values in found.items()}
+
+
+def median(values):
+    if isinstance(values[0], dict):
+        return {key: statistics.median(value[key] for value in values) for key in values[0]}
+    return statistics.median(values)
+
+
+def seconds(function, times: int = 1) -> float:
+    """Seconds a call takes, the mean of some."""
+    start = time.perf_counter()
+    for _ in range(times):
+        function()
+    return (time.perf_counter() - start) / times
+
+
+def run(*command, **environment) -> str:
+    """The output of a Python process."""
+    environment = {**os.environ, **environment}
+    command = [sys.executable, *map(str, command)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
+    return done.stdout
+
+
+def resident() -> float:
+    """Resident memory of this process in MB."""
+    if Path("/proc/self/statm").exists():
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # macOS: bytes, the peak
+
+
+def adni_like(root: Path, n: int) -> Path:
+    """n slices of 240x256 as {train,test}/{AD,NC}/<scan id>_<slice>.jpeg, 20 a scan.
+
+    Axial slices of the average brain, shifted, mirrored and dimmed differently for each scan.
+    """
+    from nilearn.datasets import load_mni152_template
+
+    brain = load_mni152_template(resolution=1).get_fdata(dtype=np.float32)
+    brain = np.pad(brain.transpose(2, 1, 0)[:, ::-1], [(0, 0), (4, 3), (30, 29)])
+    brain *= 255 / brain.max()
+    rng = np.random.default_rng(0)
+    for scan in range(-(-n // 20)):
+        folder = root / ("test" if scan % 6 == 5 else "train") / ("AD" if scan % 4 < 2 else "NC")
+        folder.mkdir(parents=True, exist_ok=True)
+        shift, mirrored = rng.integers(-9, 10, 3), rng.random() < 0.5
+        scaled = np.roll(brain, shift, (0, 1, 2)) * rng.uniform(0.7, 1)
+        for slice_ in range(min(20, n - 20 * scan)):
+            pixels = scaled[60 + 4 * slice_].astype(np.uint8)
+            pixels = pixels[:, ::-1] if mirrored else pixels
+            Image.fromarray(pixels).save(folder / f"{100000 + scan}_{slice_ + 70}.jpeg", quality=90)
+    return root
+
+
+@contextlib.contextmanager
+def quiet():
+    """Without what is printed inside."""
+    with (
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        yield
+
+
+class Enough(Exception):
+    """Ends a training run that was watched for long enough."""
+
+
+def watched_loop(argv, steps: int, warm: int = 5) -> dict:
+    """Run train.main() for some steps, with one validation at their end.
+
+    Returns the seconds of a step between validations, of making its batch, of all that comes with a
+    validation (best.pt, last.pt, loss.png), of reading the data, and the resident memory in MB.
+    """
+    make_batch, begun, making = dataset.training_batch, [], []
+
+    def training_batch(*positional, **options):
+        begun.append(time.perf_counter())
+        if len(begun) > warm + steps:
+            raise Enough
+        batch = make_batch(*positional, **options)
+        making.append(time.perf_counter() - begun[-1])
+        return batch
+
+    reading, load_data = [], train.load_data
+
+    def timed_load_data(args):
+        start = time.perf_counter()
+        found = load_data(args)
+        reading.append(time.perf_counter() - start)
+        return found
+
+    iterations = 20 * (warm + steps)  # train.py validates 20 times a run
+    with (
+        mock.patch.object(dataset, "training_batch", training_batch),
+        mock.patch.object(train, "load_data", timed_load_data),
+        quiet(),
+        contextlib.suppress(Enough),
+    ):
+        train.main([*argv, "--iterations", str(iterations)])
+    step = (begun[-2] - begun[warm]) / (steps - 1)
+    return {
+        "step": step,
+        "making": statistics.median(making[warm:]),
+        "check": begun[-1] - begun[-2] - step,
+        "reading": reading[0],
+        "resident": resident(),
+    }
+
+
+def gflop(network, batch: int, patch: int) -> float:
+    """Billion floating-point operations of a training step: backward counts twice forward."""
+    return 6 * modules.mmac(network, patch, patch) * batch / 1000
+
+
+# --- sections: each yields (what, figure, ratio or None, what is wanted) --------------------------
+
+
+def section_train(args, data: Path, temporary: Path):
+    """The training loop against the matrix products of this machine, and against its bare step."""
+    a, b = torch.randn(2, 2048, 2048)
+    sides = {"products": lambda: 2 * 2048**3 / 1e9 / seconds(lambda: a @ b, 3)}
+    deep = modules.build({"name": "deep"})
+    plain = modules.build({"name": "espcn", "channels": 64})
+    common = ["--data", data, "--cache", temporary / "cache", "--threads", args.threads]
+    lr, hr = torch.rand(8, 1, 32, 32), torch.rand(8, 1, 128, 128)
+
+    def bare(network):
+        optimiser = torch.optim.Adam(network.parameters(), 1e-4, fused=True)
+
+        def step():
+            loss = F.mse_loss(network(lr), hr)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+
+        seconds(step, 3)
+        return lambda: seconds(step, args.steps)
+
+    def loop(flags):
+        return lambda: watched_loop(
+            [*map(str, common), *flags, "--run", tempfile.mkdtemp(dir=temporary)], args.steps
+        )
+
+    loop([])()  # fills the cache
+    sides |= {"bare deep": bare(deep), "loop deep": loop([])}
+    sides |= {"bare espcn": bare(plain), "loop espcn": loop(ESPCN)}
+    found = take_turns(args.repeats, **sides)
+    products = found["products"]
+    yield "fp32 matrix product, 2048x2048", f"{products:.0f} GFLOP/s", None, ""
+    for name, network, wanted in (("espcn", plain, 0.7), ("deep", deep, 0.6)):
+        label = "ESPCN-64" if name == "espcn" else "default network"
+        work, loop_ = gflop(network, 8, 32), found["loop " + name]
+        whole = loop_["step"] + loop_["check"] / CHECK_EVERY
+        step = found["bare " + name]
+        figure = f"{work / whole:.0f} GFLOP/s, {8 / whole:.0f} patches of 32x32/s"
+        ratio = work / whole / products
+        yield f"{label}: whole training loop / product", figure, ratio, f">= {wanted}"
+        yield f"{label}: whole loop / bare step", f"{1e3 * whole:.1f} ms", step / whole, ">= 0.85"
+        share = loop_["making"] / whole
+        yield f"{label}: making a batch", f"{1e3 * loop_['making']:.2f} ms", share, "<= 0.05"
+        share = loop_["check"] / CHECK_EVERY / whole
+        figure = f"{loop_['check']:.2f} s each {CHECK_EVERY}"
+        yield f"{label}: validation, saving, drawing", figure, share, ""
+
+
+def original_recipe(data: Path, degradation: str = "bilinear"):
+    """The original training as a generator that yields after each batch; its network is `network`.
+
+    Pictures are decoded again in each epoch, in this process; LR is made batch by batch; default
+    memory format; Adam 1e-3, batches of 30 whole slices, MSE.
+    """
+    from torchvision import transforms
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import InterpolationMode
+
+    example = next(p for p in sorted((data / "train").rglob("*")) if p.is_file())
+    w, h = (size // 4 * 4 for size in Image.open(example).size)
+    prepare = [transforms.Grayscale(), transforms.Resize((h, w)), transforms.ToTensor()]
+    folder = ImageFolder(str(data / "train"), transforms.Compose(prepare))
+    loader = torch.utils.data.DataLoader(folder, batch_size=30, shuffle=True)
+    mode = InterpolationMode(degradation)
+    shrink = transforms.Resize((h // 4, w // 4), interpolation=mode, antialias=True)
+    network = modules.ESPCN(64)
+    optimiser = torch.optim.Adam(network.parameters(), 1e-3)
+
+    def batches(epochs: int):
+        for _ in range(epochs):
+            for hr, _ in loader:
+                loss = F.mse_loss(network(shrink(hr)), hr)
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                loss.item()
+                yield len(hr)
+
+    return network, batches
+
+
+def section_original(args, data: Path, temporary: Path):
+    """Training on whole slices against the original's way, with the same network."""
+    _, batches = original_recipe(data)
+    forever = batches(10**6)
+
+    def original():
+        start, slices = time.perf_counter(), 0
+        while slices < 90:
+            slices += next(forever)
+        return slices / (time.perf_counter() - start)
+
+    def ours(flags, batch, steps):
+        argv = ["--data", data, "--cache", temporary / "cache", "--threads", args.threads, *ESPCN]
+        argv += ["--run", tempfile.mkdtemp(dir=temporary), *flags.split()]
+        found = watched_loop([*map(str, argv), "--batch-size", str(batch)], steps, warm=1)
+        return batch / (found["step"] + found["check"] / CHECK_EVERY)
+
+    original()
+    found = take_turns(
+        args.repeats,
+        original=original,
+        same=lambda: ours("--patch-size 0", 30, 4),
+        small=lambda: ours("--patch-size 0", 8, 12),
+        patches=lambda: ours("", 8, 40),
+    )
+    was = found["original"]
+    yield "ESPCN-64 training, the original's way", f"{was:.1f} slices/s", None, ""
+    for name, label in (
+        ("same", "train.py, whole slices, batches of 30 / original"),
+        ("small", "train.py, whole slices, batches of 8 / original"),
+    ):
+        yield label, f"{found[name]:.1f} slices/s", found[name] / was, ">= 2.0"
+    figure = f"{found['patches']:.1f} slices/s"
+    yield "train.py by default, 8 patches of 32x32 / original", figure, found["patches"] / was, ""
+
+
+def section_predict(args, data: Path, temporary: Path):
+    """The default network against the plain ESPCN with 256 channels; predict.py against both its
+    start and its network."""
+    checkpoint = ROOT / "weights" / "default.pt"
+    if not checkpoint.exists():
+        checkpoint = temporary / "untrained.pt"
+        arch = {"name": "deep"}
+        about = dict(scale=4, degradation="bicubic", metrics={}, trained_on="nothing")
+        save_checkpoint(
+            checkpoint, {"model": modules.build(arch).state_dict(), "arch": arch, **about}
+        )
+    deep = modules.load_network(load_checkpoint(checkpoint), checkpoint)
+    wide = modules.build({"name": "espcn", "channels": 256}).eval()
+    plain = modules.build({"name": "espcn", "channels": 64}).eval()
+    lr = torch.rand(8, 1, 60, 64)
+
+    def rate(network, times):
+        modules.upscale(network, lr)
+        return lambda: 8 / seconds(lambda: modules.upscale(network, lr), times)
+
+    folder = temporary / "slices"
+    folder.mkdir()
+    slices = sorted(p for p in data.rglob("*") if formats.suffix(p) in formats.PICTURES)
+    for i in range(256):
+        with Image.open(slices[i % len(slices)]) as image:
+            image.convert("L").resize((64, 60), Image.Resampling.BICUBIC).save(
+                folder / f"{i:03d}.png"
+            )
+    common = ["--checkpoint", str(checkpoint), "--threads", str(args.threads)]
+
+    def whole_folder():
+        argv = ["--image", str(folder), "--output", tempfile.mkdtemp(dir=temporary), *common]
+        with quiet():
+            return 256 / seconds(lambda: predict.main(argv))
+
+    def single(*flags):
+        argv = [ROOT / "predict.py", "--image", folder / "000.png", "--output", temporary, *common]
+        return lambda: seconds(lambda: run(*argv, *flags))
+
+    whole_folder()
+    found = take_turns(
+        args.repeats,
+        deep=rate(deep, 20),
+        wide=rate(wide, 3),
+        plain=rate(plain, 20),
+        folder=whole_folder,
+        start=lambda: seconds(lambda: run("-c", "import torch")),
+        picture=single("--no-figure"),
+        figure=single(),
+    )
+    for name, label in (("wide", "ESPCN-256"), ("plain", "ESPCN-64")):
+        figure = f"{found['deep']:.0f} against {found[name]:.0f} slices/s of 60x64"
+        wanted = ">= 6" if name == "wide" else ">= 0.5"
+        yield f"default network / {label}", figure, found["deep"] / found[name], wanted
+    figure = f"{found['folder']:.0f} slices/s"
+    ratio = found["folder"] / found["deep"]
+    yield "predict.py on 256 slices / bare network", figure, ratio, ">= 0.8"
+    least = found["start"] + 1 / found["deep"]
+    figure = f"{found['picture']:.2f} s"
+    yield "predict.py, a slice / import torch + network", figure, found["picture"] / least, "<= 1.5"
+    figure = f"{found['figure']:.2f} s"
+    yield "the same with its figure", figure, found["figure"] / least, ""
+
+
+def section_memory(args, data: Path, temporary: Path):
+    """Resident memory and cost of a slice in training, for 1x, 4x and 16x of the slices."""
+    sources = sorted(p for p in data.rglob("*") if formats.suffix(p) in formats.PICTURES)
+    reading, sides = {}, {}
+    for times in (1, 4, 16):
+        root = temporary / f"cohort{times}"
+        for copy in range(times):
+            for source in sources:
+                path = root / source.relative_to(data)
+                path = path.with_name(f"{copy}{path.name}")  # other subjects
+                path.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    path.symlink_to(source.resolve())
+                except OSError:  # Windows, without the right to make links
+                    path.write_bytes(source.read_bytes())
+
+        def measure(root=root):
+            argv = [Path(__file__), "--steps", args.steps, "--loop", "--threads", args.threads]
+            argv += ["--data", root, "--cache", temporary / "cohorts"]
+            return json.loads(run(*argv, "--run", tempfile.mkdtemp(dir=temporary)))
+
+        reading[times] = measure()["reading"] / times / len(sources)  # builds the cache
+        sides[f"{times}x"] = measure
+    found = take_turns(args.repeats, **sides)
+    for name in ("4x", "16x"):
+        one, more, times = found["1x"], found[name], int(name[:-1])
+        about = f"{times * len(sources)} / {len(sources)} slices"
+        figure = f"{more['resident']:.0f} MB"
+        yield f"resident in training, {about}", figure, more["resident"] / one["resident"], "flat"
+        figure = f"{1e3 * more['making']:.2f} ms"
+        yield f"making a batch, {about}", figure, more["making"] / one["making"], "flat"
+        figure = f"{1e3 * reading[times]:.2f} ms a slice"
+        yield f"building the cache, {about}", figure, reading[times] / reading[1], "flat"
+        figure = f"{more['reading']:.2f} s"
+        yield f"finding the cache, {about}", figure, more["reading"] / one["reading"], ""
+
+
+def section_processes(args, data: Path, temporary: Path):
+    """Two processes of one thread against one, the same batches."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+
+    def side(processes):
+        argv = [*torchrun, processes, "--", Path(__file__), "--steps", args.steps, "--loop"]
+        argv += ["--data", data, "--cache", temporary / "cache", "--threads", 1]
+        argv += ["--run", tempfile.mkdtemp(dir=temporary)]
+        return 8 / json.loads(run(*argv, OMP_NUM_THREADS="1"))["step"]
+
+    side(1)
+    found = take_turns(args.repeats, one=lambda: side(1), two=lambda: side(2))
+    yield "1 process of 1 thread", f"{found['one']:.1f} patches/s", None, ""
+    figure = f"{found['two']:.1f} patches/s"
+    yield "2 processes of 1 thread / 1 process", figure, found["two"] / found["one"], ""
+
+
+def section_target(args, data: Path, temporary: Path):
+    """Time until the test PSNR that the original recipe has after its epochs is reached."""
+    torch.manual_seed(0)
+    network, batches = original_recipe(data, args.degradation)
+    start = time.perf_counter()
+    for _ in batches(args.epochs):
+        pass
+    was = time.perf_counter() - start
+    scans = [scan for scan in dataset.find_scans(data) if scan.split == "test"]
+    slices, _, _ = dataset.load_slices(scans, temporary / "cache")
+    scores = evaluate({"original": network.eval()}, slices, args.degradation)
+    psnr = {name: row["psnr"]["mean"] for name, row in scores.items()}
+    label = f"the original's recipe, ESPCN-64, {args.epochs} epochs"
+    yield label, f"{was:.0f} s, {psnr['original']:.2f} dB", None, ""
+    yield "bicubic", f"{psnr['bicubic']:.2f} dB", None, ""
+    # Whole runs of train.py, from starting Python to the final table, ever longer.
+    for iterations in (125 * 2**i for i in range(10)):
+        folder = temporary / f"target{iterations}"
+        argv = ["--data", data, "--cache", folder / "cache", "--run", folder / "run"]
+        argv += ["--iterations", iterations, "--degradation", args.degradation]
+        took = seconds(lambda: run(ROOT / "train.py", *argv, "--threads", args.threads))  # noqa: B023
+        results = json.loads((folder / "run" / "metrics.json").read_text())["results"]
+        found = results["this network"]["psnr"]["mean"]
+        label = f"train.py --iterations {iterations}, from start to table; sooner by"
+        yield label, f"{took:.0f} s, {found:.2f} dB", was / took, ">= 10 when reached"
+        if found >= psnr["original"]:
+            break
+
+
+SECTIONS = {
+    "train": section_train,
+    "original": section_original,
+    "predict": section_predict,
+    "memory": section_memory,
+    "processes": section_processes,
+    "target": section_target,
+}
+
+
+def machine(args) -> str:
+    """What was measured on, in three lines."""
+    import torchvision
+
+    cpu = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    busy = f", load {os.getloadavg()[0]:.1f} before" if hasattr(os, "getloadavg") else ""
+    return (
+        f"{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{busy}\n"
+        f"{platform.platform()}\n"
+        f"Python {platform.python_version()}, torch {torch.__version__}, torchvision "
+        f"{torchvision.__version__}, numpy {np.__version__}; commit {train.commit() or '?'}; "
+        f"medians of {args.repeats}"
+    )
+
+
+def main():
+    args = arguments()
+    if args.loop:  # this program, called by itself: one watched loop, its figures on stdout
+        found = watched_loop(args.loop, args.steps)
+        if train.rank() == 0:
+            print(json.dumps(found))
+        return
+    print(machine(args))
+    line = "{:62s}  {:38s}  {:>6s}  {}"
+    print("\n" + line.format("what", "figure", "ratio", "wanted"))
+    table = []
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
+        temporary = Path(temporary)
+        data = Path(args.data) if args.data else adni_like(temporary / "adni", args.slices)
+        for name in args.sections:
+            print(f"--- {name}: {' '.join(SECTIONS[name].__doc__.split())}", flush=True)
+            for what, figure, ratio, wanted in SECTIONS[name](args, data, temporary):
+                shown = "" if ratio is None else f"{ratio:.2f}"
+                print(line.format(what, figure, shown, wanted).rstrip(), flush=True)
+                table.append(dict(section=name, what=what, figure=figure, ratio=ratio))
+    if args.json:
+        about = {"machine": machine(args).splitlines(), "table": table}
+        Path(args.json).write_text(json.dumps(about, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
