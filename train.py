@@ -99,7 +99,7 @@ def arguments(argv=None):
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--threads", type=whole(0, 1024), default=0, help="CPU threads; 0: PyTorch's choice")
     add("--amp", action="store_true", help="bf16 matrix products, faster where the chip has them")
-    add("--compile", action="store_true", help="torch.compile the network")
+    add("--compile", action="store_true", help="torch.compile the network; needs a C++ compiler")
     add("--deterministic", action="store_true", help="same result on CUDA too, slower")
     add("--dry-run", action="store_true", help="one tiny pass of everything, in seconds")
     args = parser.parse_args(argv)
