@@ -250,7 +250,7 @@ def write_picture(job: Job, picture: formats.Picture, sr: np.ndarray) -> Path:
     else:
         limit = np.iinfo(picture.dtype).max
         values = np.rint(values).clip(0, limit).astype(picture.dtype)
-        path, options = job.file(".png"), {"format": "PNG", "compress_level": 3}
+        path, options = job.file(".png"), {"format": "PNG", "compress_level": 1}
     with atomic_write(path) as file:
         Image.fromarray(values).save(file, **options)
     return path
