@@ -306,7 +306,8 @@ class Slices:
 
     def counts(self) -> str:
         """Subjects and slices in words, by class."""
-        words = f"{len(set(self.subject))} subjects, {len(self)} slices"
+        n = len(set(self.subject))
+        words = f"{n} subject{'s' * (n != 1)}, {len(self)} slices"
         parts = [
             f"{g} {len(set(self.subject[self.group == g]))}/{(self.group == g).sum()}"
             for g in sorted(set(self.group) - {""})
@@ -508,18 +509,19 @@ def training_batch(
             hr = np.pad(hr, [(0, m) for m in missing])
         # Along each axis: where the patch starts, and which HR samples its LR samples are made of.
         reach = max(hr.shape) if name == "kspace" else 2 * SCALE
-        matrices, window, inside = [], [], []
+        matrices, window, target = [], [], []
         for size, p, where in zip(hr.shape, (height, width), d[2:4]):
             first = int(where * (size // SCALE - p + 1))
             begin, end = max(0, SCALE * first - reach), min(size, SCALE * (first + p) + reach)
             matrices.append(axis_matrix(name, size)[:, first : first + p, begin:end].numpy())
             window.append(slice(begin, end))
-            inside.append(slice(SCALE * first - begin, SCALE * (first + p) - begin))
+            target.append(slice(SCALE * first, SCALE * (first + p)))
         gain = 1 - (0.8 if degradation == "mixed" else 0.3) * d[4] if augment else 1.0
-        samples.append((hr[tuple(window)], matrices, inside, gain, b))
+        samples.append((hr[tuple(window)], matrices, hr[tuple(target)], gain / 255))
 
+    gain = onto(np.array([sample[3] for sample in samples], np.float32)[:, None, None], device)
+    hr = onto(np.stack([sample[2] for sample in samples]), device) * gain
     lr = torch.empty(len(samples), height, width, device=device)
-    hr = torch.empty(len(samples), SCALE * height, SCALE * width, device=device)
     for parts in (1, 2):  # k-space samples need whole slices and complex matrices, others do not
         group = [i for i, sample in enumerate(samples) if len(sample[1][0]) == parts]
         if not group:
@@ -533,12 +535,11 @@ def training_batch(
             window, matrices, *_ = samples[i]
             pixels[n, : window.shape[0], : window.shape[1]] = window
             down[n, ..., : window.shape[0]], across[n, ..., : window.shape[1]] = matrices
-        gain = np.array([[[samples[i][3] / 255]] for i in group], np.float32)
-        pixels, down, across, gain = (onto(a, device) for a in (pixels, down, across, gain))
-        pixels = pixels.float().mul_(gain)
-        small = apply_axes(pixels, down, across)
+        pixels, down, across = (onto(array, device) for array in (pixels, down, across))
+        small = apply_axes(pixels.float(), down, across)
         for n, i in enumerate(group):
-            lr[i], hr[i] = small[n], pixels[n][tuple(samples[i][2])]
+            lr[i] = small[n]
+    lr *= gain
     if degradation == "mixed":  # in half of the slices a little scanner noise, up to 1 % of white
         noise = np.random.default_rng([seed, 3, iteration]).standard_normal(
             (batch_size, height, width), np.float32

@@ -109,7 +109,7 @@ def test_a_row_that_agrees_with_the_measured_slice(adni, tiny):
 def test_without_data_the_demonstration_brain_is_scored(tiny, capsys):
     evaluate.main([str(tiny), "--split", "val"])
     printed = capsys.readouterr().out
-    assert "val: 1 subjects, 8 slices" in printed and str(tiny) in printed
+    assert "val: 1 subject, 8 slices" in printed and str(tiny) in printed
 
 
 def test_errors_come_before_the_work(adni, tiny, cli, monkeypatch):
