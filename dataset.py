@@ -297,7 +297,9 @@ class Slices:
     def __getitem__(self, i: int) -> np.ndarray:
         """Slice i as uint8 (H, W). Read, not mapped: pages of a mapping would count as memory."""
         h, w = self.shape[i].tolist()
-        return np.fromfile(self.file, np.uint8, h * w, offset=int(self.offset[i])).reshape(h, w)
+        with open(self.file, "rb", buffering=0) as file:  # half the time of np.fromfile
+            file.seek(int(self.offset[i]))
+            return np.frombuffer(file.read(h * w), np.uint8).reshape(h, w)
 
     def take(self, chosen) -> "Slices":
         """The slices with these indices (or this mask)."""
@@ -486,17 +488,19 @@ def training_batch(
     and noise.
     """
     dice = np.random.default_rng([seed, 2, iteration]).random((batch_size, 10))
-    numbers = iteration * batch_size + np.arange(batch_size)
+    numbers = range(iteration * batch_size, (iteration + 1) * batch_size)
     chosen = [shuffled(len(slices), seed, n // len(slices))[n % len(slices)] for n in numbers]
     if patch:
         height = width = patch
     else:
         height, width = (slices.shape[chosen].max(axis=0) // SCALE).tolist()
-    mixture = np.searchsorted(np.cumsum(MIXED[:-1]), dice[:, 5], side="right")
+    names = [degradation] * batch_size
+    if degradation == "mixed":
+        drawn = np.searchsorted(np.cumsum(MIXED[:-1]), dice[:, 5], side="right")
+        names = [DEGRADATIONS[i] for i in drawn]
     samples = []
     for b in range(rank, batch_size, world):
-        d = dice[b]
-        name = DEGRADATIONS[mixture[b]] if degradation == "mixed" else degradation
+        d, name = dice[b], names[b]
         hr = slices[chosen[b]]
         if augment:  # all of this only changes how the same pixels are looked at
             hr = hr[:: 1 if d[7] < 0.5 else -1, :: 1 if d[8] < 0.5 else -1]
@@ -509,15 +513,16 @@ def training_batch(
             hr = np.pad(hr, [(0, m) for m in missing])
         # Along each axis: where the patch starts, and which HR samples its LR samples are made of.
         reach = max(hr.shape) if name == "kspace" else 2 * SCALE
-        matrices, window, target = [], [], []
+        matrices, window, inside = [], [], []
         for size, p, where in zip(hr.shape, (height, width), d[2:4]):
             first = int(where * (size // SCALE - p + 1))
             begin, end = max(0, SCALE * first - reach), min(size, SCALE * (first + p) + reach)
             matrices.append(axis_matrix(name, size)[:, first : first + p, begin:end].numpy())
             window.append(slice(begin, end))
-            target.append(slice(SCALE * first, SCALE * (first + p)))
+            inside.append(slice(SCALE * first - begin, SCALE * (first + p) - begin))
         gain = 1 - (0.8 if degradation == "mixed" else 0.3) * d[4] if augment else 1.0
-        samples.append((hr[tuple(window)], matrices, hr[tuple(target)], gain / 255))
+        pixels = np.ascontiguousarray(hr[tuple(window)])
+        samples.append((pixels, matrices, pixels[tuple(inside)], gain / 255))
 
     gain = onto(np.array([sample[3] for sample in samples], np.float32)[:, None, None], device)
     hr = onto(np.stack([sample[2] for sample in samples]), device) * gain

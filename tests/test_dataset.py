@@ -360,7 +360,7 @@ def test_a_patch_is_cut_from_the_degraded_slice(slices, name):
     options = dict(seed=5, batch_size=6, patch=9, degradation=name, augment=False)
     lr, hr = training_batch(slices, 3, **options)
     assert lr.shape == (6, 1, 9, 9) and hr.shape == (6, 1, 36, 36)
-    whole = torch.stack([torch.from_numpy(s) for s in slices])[:, None].float() / 255
+    whole = torch.stack([torch.tensor(s) for s in slices])[:, None].float() / 255
     small = degrade(whole, name)
     for x, y in zip(lr, hr):
         windows = whole.unfold(2, 36, 4).unfold(3, 36, 4)[:, 0]  # slice, row, column, 36, 36
