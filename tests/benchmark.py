@@ -36,7 +36,7 @@ import modules  # noqa: E402
 import predict  # noqa: E402
 import train  # noqa: E402
 from evaluate import evaluate  # noqa: E402
-from utils import load_checkpoint, save_checkpoint  # noqa: E402
+from utils import bf16_works, load_checkpoint, save_checkpoint  # noqa: E402
 
 CHECK_EVERY = 600  # iterations between two validations in a default run of 12,000
 ESPCN = ["--model", "espcn", "--channels", "64"]
@@ -299,19 +299,24 @@ def section_original(args, data: Path, temporary: Path):
         return batch / (found["step"] + found["check"] / CHECK_EVERY)
 
     original()
-    found = take_turns(
-        args.repeats,
-        original=original,
-        same=lambda: ours("--patch-size 0", 30, 4),
-        small=lambda: ours("--patch-size 0", 8, 12),
-        patches=lambda: ours("", 8, 40),
-    )
+    sides = {
+        "original": original,
+        "same": lambda: ours("--patch-size 0", 30, 4),
+        "small": lambda: ours("--patch-size 0", 8, 12),
+        "patches": lambda: ours("", 8, 40),
+    }
+    if bf16_works():
+        sides["bf16"] = lambda: ours("--patch-size 0 --amp", 8, 12)
+    found = take_turns(args.repeats, **sides)
     was = found["original"]
     yield "ESPCN-64 training, the original's way", f"{was:.1f} slices/s", None, ""
     for name, label in (
         ("same", "train.py, whole slices, batches of 30 / original"),
         ("small", "train.py, whole slices, batches of 8 / original"),
+        ("bf16", "the same with --amp, where the chip has bf16 / original"),
     ):
+        if name not in found:
+            continue
         yield label, f"{found[name]:.1f} slices/s", found[name] / was, ">= 2.0"
     figure = f"{found['patches']:.1f} slices/s"
     yield "train.py by default, 8 patches of 32x32 / original", figure, found["patches"] / was, ""
