@@ -10,9 +10,12 @@ import csv
 import gzip
 import os
 import sys
-from collections import Counter, deque
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from threading import Lock
 
@@ -47,7 +50,7 @@ from utils import (
 
 DEFAULT = Path(__file__).resolve().parent / "weights" / "default.pt"
 SCALE = modules.SCALE
-BATCH_PIXELS = 2**20  # LR pixels a batch at the most, whatever --batch-size says
+BATCH_PIXELS = 2**18  # LR pixels a batch at the most, whatever --batch-size says
 OURS = ("_x4", "_x4_figure")  # how the names of this program's results end
 ENDINGS = formats.PICTURES + formats.VOLUMES + formats.DICOM
 # What holds a value that an integer type does not.
@@ -79,7 +82,8 @@ def arguments(argv=None):
     add = parser.add_argument_group("speed").add_argument
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--threads", type=whole(0), default=0, help="CPU threads; 0: PyTorch's choice")
-    add("--workers", type=whole(1, 64), default=2, help="threads that read and write")
+    add("--workers", type=whole(0, 64), default=0,
+        help="batches of pictures at a time; 0: as many as CPU threads")  # fmt: skip
     add("--batch-size", type=whole(1), default=8, help="slices at a time")
     add("--tile", type=whole(1), default=modules.TILE,
         help="longer edges are cut into tiles of this many pixels")  # fmt: skip
@@ -199,46 +203,14 @@ def make_folder(job: Job, output: Path) -> None:
 # --- pictures -------------------------------------------------------------------------------------
 
 
-def read(job: Job, simulate: bool) -> formats.Picture | None:
-    """Read a picture, for a simulation cut to multiples of 4. None: it is a volume."""
-    if job.files or formats.kind_of(job.source) in ("volume", "dicom"):
-        return None
+def read(job: Job, simulate: bool) -> formats.Picture:
+    """Read a picture, for a simulation cut to multiples of 4."""
     picture = formats.read_picture(job.source)
     if simulate:
         picture.pixels = dataset.crop_to_scale(picture.pixels)
         if not picture.pixels.size:
             raise DataError(f"{job.source}: is too small to be shrunk by {SCALE}")
     return picture
-
-
-def in_batches(jobs, simulate: bool, pool, size: int, failed):
-    """Lists of (job, picture) with pictures of one size, two batches of them read ahead by a pool.
-
-    A volume is (job, None), alone. failed(error) is called for a picture that cannot be read.
-    """
-    batch, waiting, jobs = [], deque(), iter(jobs)
-    while True:
-        while len(waiting) < 2 * size and (job := next(jobs, None)):
-            waiting.append((job, pool.submit(read, job, simulate)))
-        if not waiting:
-            break
-        job, future = waiting.popleft()
-        try:
-            picture = future.result()
-        except DataError as error:
-            failed(error)
-            continue
-        if picture is None:
-            yield [(job, None)]
-            continue
-        h, w = picture.pixels.shape
-        room = min(size, max(1, BATCH_PIXELS // (h * w)))
-        if batch and (batch[0][1].pixels.shape != (h, w) or len(batch) >= room):
-            yield batch
-            batch = []
-        batch.append((job, picture))
-    if batch:
-        yield batch
 
 
 def write_picture(job: Job, picture: formats.Picture, sr: np.ndarray) -> Path:
@@ -290,37 +262,72 @@ def finish(job: Job, picture, output, figure, lr, bicubic, sr, hr=None) -> tuple
     return [write_picture(job, picture, images[2]), *paths], scores
 
 
-def predict(jobs, output, args, tools, done, failed) -> None:
-    """Upscale all jobs: reading and writing overlap with the network, in bounded memory.
+def predict_pictures(jobs, output, args, tools) -> list[tuple]:
+    """Read, upscale and write some pictures: [(job, (paths, scores) or the DataError)].
 
-    done(job, paths, scores) or failed(error) is called for every job.
+    None instead of a result: it is a scan, and is left alone.
     """
-    writing = deque()
+    results, batch = [], []
 
-    def collect(most: int):
-        while len(writing) > most:
-            job, result = writing.popleft()
+    def upscale():
+        if not batch:
+            return
+        lr = torch.from_numpy(np.stack([picture.pixels for _, picture in batch]))[:, None]
+        lr, bicubic, sr, hr = tools.run(lr, compare=args.simulate or tools.figure)
+        for i, (job, picture) in enumerate(batch):
+            images = [x[i, 0] if x is not None else None for x in (lr, bicubic, sr, hr)]
             try:
-                done(job, *result())
+                results.append((job, finish(job, picture, output, tools.figure, *images)))
             except DataError as error:
-                failed(error)
+                results.append((job, error))
+        batch.clear()
 
-    with ThreadPoolExecutor(args.workers) as readers, ThreadPoolExecutor(args.workers) as writers:
-        for batch in in_batches(jobs, args.simulate, readers, args.batch_size, failed):
-            if batch[0][1] is None:
-                collect(0)
-                job = batch[0][0]
-                writing.append((job, lambda job=job: predict_volume(job, output, args, tools)))
-                collect(0)
+    for job in jobs:
+        try:
+            if job.files or formats.kind_of(job.source) in ("volume", "dicom"):
+                results.append((job, None))
                 continue
-            lr = torch.from_numpy(np.stack([picture.pixels for _, picture in batch]))[:, None]
-            lr, bicubic, sr, hr = tools.run(lr, compare=args.simulate or tools.figure)
-            for i, (job, picture) in enumerate(batch):
-                images = [x[i, 0] if x is not None else None for x in (lr, bicubic, sr, hr)]
-                future = writers.submit(finish, job, picture, output, tools.figure, *images)
-                writing.append((job, future.result))
-            collect(2 * len(batch))  # large pictures come alone: few of them wait in memory
-        collect(0)
+            picture = read(job, args.simulate)
+        except DataError as error:
+            results.append((job, error))
+            continue
+        shape = picture.pixels.shape
+        room = BATCH_PIXELS // (shape[0] * shape[1])
+        if batch and (shape != batch[0][1].pixels.shape or len(batch) >= room):
+            upscale()
+        batch.append((job, picture))
+    upscale()
+    return results
+
+
+def predict(jobs, output, args, tools, done, failed) -> None:
+    """Upscale all jobs: done(job, paths, scores) or failed(error) is called for every one.
+
+    Pictures are upscaled by as many workers as there are CPU threads, each on its own from file to
+    file, so that no core waits for another; then scans, one by one, by all threads together.
+    """
+    scans, threads = [], torch.get_num_threads()
+    batches = [jobs[i : i + args.batch_size] for i in range(0, len(jobs), args.batch_size)]
+    workers = max(1, min(args.workers or threads, len(batches)))
+    share = max(1, threads // workers)
+    work = partial(predict_pictures, output=output, args=args, tools=tools)
+    with (
+        ThreadPoolExecutor(workers, "", torch.set_num_threads, (share,)) as pool,
+        closing(pool.map(work, batches)) as found,  # if interrupted: what was not begun is not
+    ):
+        for job, result in chain.from_iterable(found):
+            if result is None:
+                scans.append(job)
+            elif isinstance(result, DataError):
+                failed(result)
+            else:
+                done(job, *result)
+    torch.set_num_threads(threads)
+    for job in scans:
+        try:
+            done(job, *predict_volume(job, output, args, tools))
+        except DataError as error:
+            failed(error)
 
 
 @dataclass
