@@ -8,6 +8,7 @@ Leaves a run folder with weights, loss graph, example figure and metrics, and pr
 
 import copy
 import csv
+import gc
 import json
 import math
 import os
@@ -267,6 +268,7 @@ def plot(run: Path, rows, title: str) -> None:
         bicubic[0] if bicubic else None,
         title,
     )
+    gc.collect()  # a figure is a knot of references: a long run would grow by each one
 
 
 def examples(run: Path, network, slices, degradation: str, device) -> None:

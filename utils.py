@@ -1,7 +1,6 @@
 """Small stateless helpers, used by every script: errors, files, metrics, checkpoints, figures."""
 
 import argparse
-import gc
 import io
 import math
 import os
@@ -335,12 +334,12 @@ def bf16_works() -> bool:
 # --- figures --------------------------------------------------------------------------------------
 
 
-def new_figure(width: float, height: float):
+def new_figure(width: float, height: float, layout="constrained"):
     """A matplotlib figure of its own, in inches: without pyplot there is no display to need."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=110, layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
@@ -350,7 +349,6 @@ def save_figure(figure, path) -> None:
     with atomic_write(path) as file:
         figure.savefig(file, format="png")
     figure.clear()
-    gc.collect()  # a figure is a knot of references: without this, a long run grows by each one
 
 
 def busiest_window(image: np.ndarray, share: float = 0.3) -> tuple[float, float, float, float]:
@@ -377,8 +375,14 @@ def comparison_figure(path, panels, errors=None, *, title="", aspect: float = 1.
     rows = 2 + (errors is not None)
     h, w = panels[-1][1].shape
     tall = min(3.0, max(0.33, aspect * h / w))
-    figure = new_figure(3.1 * len(panels) + 0.6 * (rows == 3), 3.1 * tall * rows + 0.7)
-    axes = figure.subplots(rows, len(panels), squeeze=False)
+    # Laid out by hand, in inches: finding the layout would take as long as drawing it.
+    side, bar, gap = 3.0, 0.8 * (rows == 3), 0.05
+    head = 0.1 + 0.35 * bool(title) + 0.2 * max(1 + name.count("\n") for name, _ in panels)
+    wide, high = len(panels) * (side + gap) + gap + bar, rows * (tall * side + gap) + head
+    figure = new_figure(wide, high, layout=None)
+    grid = dict(left=gap / wide, right=1 - (gap + bar) / wide, bottom=gap / high)
+    grid |= dict(top=1 - head / high, wspace=gap / side, hspace=gap / (tall * side))
+    axes = figure.subplots(rows, len(panels), squeeze=False, gridspec_kw=grid)
     top, left, height, width = busiest_window(panels[-1][1])
     for column, (name, image) in enumerate(panels):
         style = dict(extent=(0, 1, 1, 0), aspect=tall, interpolation="nearest")
@@ -393,13 +397,13 @@ def comparison_figure(path, panels, errors=None, *, title="", aspect: float = 1.
         for column, error in enumerate(errors):
             if error is not None:
                 shown = axes[2, column].imshow(error, cmap="inferno", vmin=0, vmax=limit, **style)
-        label = "absolute error (white = 1)"
-        figure.colorbar(shown, ax=axes[2].tolist(), shrink=0.85, label=label)
+        beside = figure.add_axes((1 - bar / wide, 2 * gap / high, 0.12 / wide, tall * side / high))
+        figure.colorbar(shown, cax=beside, label="absolute error (white = 1)")
     for a in axes.flat:
         a.set(xticks=[], yticks=[])
         a.set_visible(bool(a.images))
     if title:
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(title, fontsize=11, y=1 - 0.1 / high, va="top")
     save_figure(figure, path)
 
 
