@@ -17,7 +17,9 @@ from utils import (
     DataError,
     Parser,
     atomic_write,
+    cost_figure,
     curves_figure,
+    grid_figure,
     load_checkpoint,
     metrics_table,
     pick_device,
@@ -85,10 +87,14 @@ def main(argv=None):
     add("--device", default="auto", help="auto, cpu, cuda, mps")
     add("--json", metavar="FILE", help="write the table as JSON too")
     add("--curves", metavar="FILE", help="plot the loss curves of the checkpoints' runs, as PNG")
+    add("--cost", metavar="FILE", help="plot PSNR against multiply-accumulates, as PNG")
+    add("--examples", metavar="FILE",
+        help="draw the slices of best, median and worst gain of the first of them, PNG")  # fmt: skip
     args = parser.parse_args(argv)
     if args.data == "":
         parser.error("--data: is empty")
-    for flag, path in (("--json", args.json), ("--curves", args.curves)):
+    for flag in ("json", "curves", "cost", "examples"):
+        flag, path = "--" + flag, getattr(args, flag)
         if path and (Path(path).is_dir() or not Path(path).parent.is_dir()):
             parser.error(f"{flag} {path}: is a folder, or lies in none")
         if path and Path(path).resolve() in {Path(c).resolve() for c in args.checkpoint}:
@@ -120,6 +126,51 @@ def main(argv=None):
     if args.curves:
         curves_figure(args.curves, {name: loss_curve(name) for name in networks})
         print(f"written: {args.curves}")
+    if args.cost:
+        cost_figure(args.cost, table)
+        print(f"written: {args.cost}")
+    if args.examples:
+        network = networks[args.checkpoint[0]]
+        for line in draw_examples(args.examples, network, slices, args.degradation, device):
+            print(line)
+        print(f"written: {args.examples}")
+
+
+def draw_examples(path, network, slices, degradation: str, device="cpu") -> list[str]:
+    """Draw the test slices of best, median and worst gain over bicubic; their names in words."""
+    bicubic = modules.Interpolation("bicubic").to(device)
+
+    def images_of(i):
+        hr = as_tensor(slices[i], device)
+        lr = dataset.degrade(hr, degradation)
+        images = (lr, modules.upscale(bicubic, lr), modules.upscale(network, lr), hr)
+        return [image.clamp(0, 1)[0, 0].cpu().numpy() for image in images]
+
+    gains = []
+    for i in range(len(slices)):
+        _, before, after, hr = images_of(i)
+        mse = [np.mean((image - hr) ** 2) + 1e-12 for image in (before, after)]  # black: no gain
+        gains.append(10 * np.log10(mse[0] / mse[1]))
+    order = np.argsort(gains)
+    rows, words = [], []
+    for what, i in (("best", order[-1]), ("median", order[len(order) // 2]), ("worst", order[0])):
+        lr, before, after, hr = images_of(i)
+        errors = [np.minimum(5 * abs(image - hr), 1) for image in (before, after)]
+        rows.append([lr, before, after, hr, *errors])
+        words.append(f"{what} gain, {gains[i]:+.2f} dB over bicubic: {slices.name[i]}")
+    names = [
+        "low resolution",
+        "bicubic",
+        "network",
+        "truth",
+        "error of bicubic x5",
+        "of network x5",
+    ]
+    title = "gain over bicubic, from the top: " + ", ".join(
+        word.split(" over")[0].replace(" gain,", "") for word in words
+    )
+    grid_figure(path, rows, names, title=title)
+    return words
 
 
 def loss_curve(checkpoint: str) -> tuple[list[int], list[float]]:

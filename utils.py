@@ -449,6 +449,28 @@ def curves_figure(path, curves: dict) -> None:
     save_figure(figure, path)
 
 
+def cost_figure(path, table: dict) -> None:
+    """Plot PSNR against MMAC of the rows of `evaluate.evaluate`, bicubic as a line."""
+    figure = new_figure(8, 4.5)
+    axes = figure.subplots()
+    for name, row in table.items():
+        mean = row["psnr"]["mean"]
+        if "mmac" not in row:
+            axes.axhline(mean, color="gray", ls="--", lw=1)
+            axes.annotate(name, (0.01, mean), xycoords=("axes fraction", "data"), va="bottom")
+            continue
+        (dot,) = axes.plot(row["mmac"], mean, "o")
+        axes.annotate(
+            name, (row["mmac"], mean), xytext=(6, 0), textcoords="offset points",
+            va="center", fontsize=8, color=dot.get_color(),
+        )  # fmt: skip
+    axes.set(xscale="log", xlabel="million multiply-accumulates for a 60x64 slice")
+    axes.set(ylabel="PSNR (dB), mean over subjects")
+    axes.margins(x=0.25)
+    axes.grid(alpha=0.3, which="both")
+    save_figure(figure, path)
+
+
 def loss_figure(path, iterations, losses, validations, bicubic_mse=None, title="") -> None:
     """Plot the training loss per iteration: raw and smoothed, with validation and bicubic.
 

@@ -132,3 +132,17 @@ def test_errors_come_before_the_work(adni, tiny, cli, monkeypatch):
         assert got == status, errors
         assert len(errors.splitlines()) == 1 and errors.startswith("error: ") and words in errors
     assert tiny.read_bytes() == content
+
+
+def test_plots_of_cost_and_of_examples_are_drawn_and_name_the_extreme_slices(adni, tiny, tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "evaluate.py"), str(tiny), "--data", str(adni),
+         "--cost", "cost.png", "--examples", "examples.png"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for name in ("cost.png", "examples.png"):
+        with Image.open(tmp_path / name) as image:
+            assert image.size[0] > 600
+    gains = [float(line.split()[2]) for line in done.stdout.splitlines() if " gain, " in line]
+    assert len(gains) == 3 and gains == sorted(gains, reverse=True)
