@@ -89,7 +89,7 @@ def main(argv=None):
     add("--curves", metavar="FILE", help="plot the loss curves of the checkpoints' runs, as PNG")
     add("--cost", metavar="FILE", help="plot PSNR against multiply-accumulates, as PNG")
     add("--examples", metavar="FILE",
-        help="draw the slices of best, median and worst gain of the first of them, PNG")  # fmt: skip
+        help="draw the slices of best, median and worst gain of the first one")  # fmt: skip
     args = parser.parse_args(argv)
     if args.data == "":
         parser.error("--data: is empty")

@@ -459,13 +459,17 @@ def cost_figure(path, table: dict) -> None:
             axes.axhline(mean, color="gray", ls="--", lw=1)
             axes.annotate(name, (0.01, mean), xycoords=("axes fraction", "data"), va="bottom")
             continue
+        path = Path(name)  # runs are told apart by their folders, weights by their names
+        label = (path.parent if path.stem in ("best", "last") else path).stem
         (dot,) = axes.plot(row["mmac"], mean, "o")
         axes.annotate(
-            name, (row["mmac"], mean), xytext=(6, 0), textcoords="offset points",
+            label, (row["mmac"], mean), xytext=(6, 0), textcoords="offset points",
             va="center", fontsize=8, color=dot.get_color(),
         )  # fmt: skip
     axes.set(xscale="log", xlabel="million multiply-accumulates for a 60x64 slice")
     axes.set(ylabel="PSNR (dB), mean over subjects")
+    for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        ticks("{x:g}")
     axes.margins(x=0.25)
     axes.grid(alpha=0.3, which="both")
     save_figure(figure, path)
