@@ -459,8 +459,8 @@ def cost_figure(path, table: dict) -> None:
             axes.axhline(mean, color="gray", ls="--", lw=1)
             axes.annotate(name, (0.01, mean), xycoords=("axes fraction", "data"), va="bottom")
             continue
-        path = Path(name)  # runs are told apart by their folders, weights by their names
-        label = (path.parent if path.stem in ("best", "last") else path).stem
+        of = Path(name)  # runs are told apart by their folders, weights by their names
+        label = (of.parent if of.stem in ("best", "last") else of).stem
         (dot,) = axes.plot(row["mmac"], mean, "o")
         axes.annotate(
             label, (row["mmac"], mean), xytext=(6, 0), textcoords="offset points",
