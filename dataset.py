@@ -545,11 +545,11 @@ def training_batch(
         for n, i in enumerate(group):
             lr[i] = small[n]
     lr *= gain
-    if degradation == "mixed":  # in a quarter of the slices scanner noise, up to 1 % of white
+    if degradation == "mixed":  # in half of the slices a little scanner noise, up to 1 % of white
         noise = np.random.default_rng([seed, 3, iteration]).standard_normal(
             (batch_size, height, width), np.float32
         )
-        noise *= 0.04 * np.maximum(0, 0.25 - dice[:, 6, None, None]).astype(np.float32)
+        noise *= 0.02 * np.maximum(0, 0.5 - dice[:, 6, None, None]).astype(np.float32)
         lr += onto(noise[rank::world], device)
     return quantise(lr[:, None]), hr[:, None]
 
