@@ -502,8 +502,8 @@ def main():
     if args.loop:  # this program, called by itself: one watched loop, its figures on stdout
         found = watched_loop(args.loop, args.steps)
         if train.rank() == 0:
-            print(json.dumps(found))
-        return
+            print(json.dumps(found), flush=True)
+        os._exit(0)  # the run was cut off: its process group has no tidy end
     print(machine(args))
     line = "{:62s}  {:38s}  {:>6s}  {}"
     print("\n" + line.format("what", "figure", "ratio", "wanted"))
