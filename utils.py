@@ -311,11 +311,12 @@ def pick_device(name: str = "auto") -> torch.device:
             name = "mps"
     try:
         device = torch.device(name)
-        if device.type not in ("cpu", "cuda", "mps"):
-            raise NotImplementedError
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise UsageError(f"--device {name}: not available on this machine") from None
+        usable = device.type in ("cpu", "cuda", "mps")
+    except (RuntimeError, AssertionError):
+        usable = False
+    if not usable:
+        raise UsageError(f"--device {name}: not available on this machine")
     return device
 
 
