@@ -287,6 +287,7 @@ class Slices:
     file: Path
     offset: np.ndarray  # (n,) int64, where a slice starts in the file
     shape: np.ndarray  # (n, 2) int32, its height and width
+    content: np.ndarray  # (n, 2) int32, LR height and width of what is not empty
     subject: np.ndarray  # (n,) str
     group: np.ndarray  # (n,) str, its class or ''
     name: np.ndarray  # (n,) str, its path, for a slice of a volume with #index
@@ -303,7 +304,7 @@ class Slices:
 
     def take(self, chosen) -> "Slices":
         """The slices with these indices (or this mask)."""
-        arrays = (self.offset, self.shape, self.subject, self.group, self.name)
+        arrays = (self.offset, self.shape, self.content, self.subject, self.group, self.name)
         return Slices(self.file, *(a[chosen] for a in arrays))
 
     def counts(self) -> str:
@@ -315,6 +316,20 @@ class Slices:
             for g in sorted(set(self.group) - {""})
         ]
         return words + (f" ({', '.join(parts)})" if parts else "")
+
+
+def content_of(pixels: np.ndarray) -> np.ndarray:
+    """[[row, column], [height, width]] in LR pixels of what is not empty, one more around it.
+
+    What is darker than a twentieth of the brightest pixel counts as empty.
+    """
+    bright, box = pixels > pixels.max() // 20, []
+    for axis, size in enumerate(pixels.shape):
+        where = np.flatnonzero(bright.any(axis=1 - axis))
+        first, last = where[[0, -1]] // SCALE if len(where) else (0, size)
+        first = max(0, first - 1)
+        box.append((first, min(size // SCALE, last + 2) - first))
+    return np.array(box, np.int32).T
 
 
 def scan_slices(scan: Scan, axis: str, count: int) -> list[tuple[str, np.ndarray]]:
@@ -334,7 +349,7 @@ def scan_slices(scan: Scan, axis: str, count: int) -> list[tuple[str, np.ndarray
 
 def fingerprint(scans: list[Scan], *options) -> str:
     """A digest of the files' names, sizes and times: it changes when the data set does."""
-    digest = hashlib.sha256(json.dumps(["cache 2", *options]).encode())
+    digest = hashlib.sha256(json.dumps(["cache 3", *options]).encode())
     for path in (path for scan in scans for path in scan.files or (scan.path,)):
         try:
             about = path.stat()
@@ -360,7 +375,7 @@ def load_slices(scans: list[Scan], cache, *, axis="axial", count=0, workers=2, p
         for left in Path(cache).glob(f".{key}.*.part"):  # of a process that was killed while at it
             if time.time() - left.stat().st_mtime > 3600:
                 left.unlink(missing_ok=True)
-        offset, shape, owner, name, bad = [], [], [], [], []
+        offset, shape, content, owner, name, bad = [], [], [], [], [], []
 
         def read(scan):
             try:
@@ -383,6 +398,7 @@ def load_slices(scans: list[Scan], cache, *, axis="axial", count=0, workers=2, p
                         file.write(np.ascontiguousarray(array).data)
                         offset.append(position)
                         shape.append(array.shape)
+                        content.append(content_of(array)[1])
                         owner.append(i)
                         name.append(label)
                         position += array.size
@@ -391,6 +407,7 @@ def load_slices(scans: list[Scan], cache, *, axis="axial", count=0, workers=2, p
         index = dict(
             offset=np.array(offset),
             shape=np.array(shape, np.int32),
+            content=np.array(content),
             owner=np.array(owner),
             name=np.array(name),
             bad=np.array(bad),
@@ -402,7 +419,8 @@ def load_slices(scans: list[Scan], cache, *, axis="axial", count=0, workers=2, p
     owner = index["owner"]
     subject = np.array([s.subject for s in scans])[owner]
     group = np.array([s.group for s in scans])[owner]
-    slices = Slices(pixels_file, index["offset"], index["shape"], subject, group, index["name"])
+    arrays = (index[key] for key in ("offset", "shape", "content"))
+    slices = Slices(pixels_file, *arrays, subject, group, index["name"])
     return slices, key, len(index["bad"])
 
 
@@ -441,6 +459,7 @@ def demo_slices(cache) -> tuple[dict[str, Slices], str]:
         file,
         np.arange(n) * h * w,
         np.full((n, 2), (h, w), np.int32),
+        np.array([content_of(pixels)[1] for pixels in data]),
         np.full(n, "ICBM152"),
         np.full(n, ""),
         np.array([f"axial {i}" for i in range(n)]),
@@ -483,7 +502,7 @@ def training_batch(
     A pure function of (seed, iteration): nothing has to be stored to resume, and `world` processes
     that each make their share (every world-th sample) see together what one process would.
     The whole slice is degraded, and of the result only the patch is computed: patches carry no
-    trace of having been cut out. patch: in LR pixels; 0: whole slices.
+    trace of having been cut out. patch: in LR pixels; 0: whole slices but for empty margins.
     augment: flips, quarter turns, the LR grid at any HR pixel, brightness; with `mixed` more of it,
     and noise.
     """
@@ -493,7 +512,7 @@ def training_batch(
     if patch:
         height = width = patch
     else:
-        height, width = (slices.shape[chosen].max(axis=0) // SCALE).tolist()
+        height, width = slices.content[chosen].max(axis=0).tolist()
     names = [degradation] * batch_size
     if degradation == "mixed":
         drawn = np.searchsorted(np.cumsum(MIXED[:-1]), dice[:, 5], side="right")
@@ -514,8 +533,10 @@ def training_batch(
         # Along each axis: where the patch starts, and which HR samples its LR samples are made of.
         reach = max(hr.shape) if name == "kspace" else 2 * SCALE
         matrices, window, inside = [], [], []
-        for size, p, where in zip(hr.shape, (height, width), d[2:4]):
-            first = int(where * (size // SCALE - p + 1))
+        starts = d[2:4] if patch else content_of(hr)[0]
+        for size, p, start in zip(hr.shape, (height, width), starts):
+            room = size // SCALE - p
+            first = int(start * (room + 1)) if patch else min(int(start), room)
             begin, end = max(0, SCALE * first - reach), min(size, SCALE * (first + p) + reach)
             matrices.append(axis_matrix(name, size)[:, first : first + p, begin:end].numpy())
             window.append(slice(begin, end))

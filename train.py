@@ -17,6 +17,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections import defaultdict
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -87,8 +88,10 @@ def arguments(argv=None):
     add("--iterations", type=whole(1), help="optimiser steps  (default: 2000 demo, 12000 data)")
     add("--batch-size", type=whole(1), default=8, help="slices a step, over all processes")
     add("--patch-size", type=whole(0, 1024), default=32,
-        help="LR pixels along an edge; 0: whole slices")  # fmt: skip
-    add("--lr", type=float, default=2e-3, help="peak learning rate of Adam")
+        help="LR pixels along an edge; 0: whole slices, less empty margins")  # fmt: skip
+    add("--optimizer", default="muon", choices=("muon", "adam"),
+        help="muon: for all but the first and last convolution, which Adam trains")  # fmt: skip
+    add("--lr", type=float, default=2e-3, help="peak learning rate")
     add("--clip", type=float, default=0.01, help="largest gradient norm; 0: no limit")
     add("--schedule", default="cosine", choices=("cosine", "constant"), help="of the learning rate")
     add("--ema", type=float, default=0.999, help="decay of the weight average; 0: none")
@@ -142,6 +145,48 @@ def learning_rate(iteration: int, total: int, peak: float, schedule: str) -> flo
     if iteration < warm:
         return peak * (iteration + 1) / warm
     return peak * 0.5 * (1 + math.cos(math.pi * (iteration - warm) / max(1, total - warm)))
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum of which each step is made orthogonal, for kernels (out, in, k, k) of hidden layers.
+
+    A step, as a matrix (out, in k k), is replaced by the semi-orthogonal matrix next to it, with
+    all singular values near 1, so that no direction waits for the few that dominate the gradient:
+    Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024, with its five
+    Newton-Schulz iterations. The scale gives all sizes the same step an element: Liu et al., "Muon
+    is scalable for LLM training", 2025, sec. 2.2. fp32, and kernels of one size at once, as
+    PyTorch's own takes matrices only, one by one and in bf16, which not every CPU can do.
+    """
+
+    def __init__(self, kernels, lr: float, momentum: float = 0.9):
+        super().__init__(kernels, dict(lr=lr, momentum=momentum))
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            sizes, momentum = defaultdict(list), group["momentum"]
+            for kernel in group["params"]:
+                mean = self.state[kernel].setdefault("mean", torch.zeros_like(kernel))
+                mean.lerp_(kernel.grad, 1 - momentum)
+                sizes[kernel.shape].append((kernel, kernel.grad.lerp(mean, momentum)))
+            for size, found in sizes.items():
+                steps = torch.stack([step for _, step in found]).flatten(2)
+                steps /= torch.linalg.matrix_norm(steps, keepdim=True) + 1e-12
+                for _ in range(5):
+                    square = steps @ steps.mT
+                    steps = 3.4445 * steps + (2.0315 * square @ square - 4.775 * square) @ steps
+                steps *= 0.4 * math.sqrt(max(steps.shape[1:])) * group["lr"]
+                for (kernel, _), step in zip(found, steps):
+                    kernel -= step.view(size)
+
+
+def optimisers_of(network, name: str, lr: float) -> list:
+    """Muon for the hidden convolutions' kernels and Adam for the rest; or Adam for all."""
+    convolutions = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
+    hidden = [c.weight for c in convolutions[1:-1]] if name == "muon" else []
+    rest = [p for p in network.parameters() if not any(p is kernel for kernel in hidden)]
+    adam = torch.optim.Adam(rest, lr, fused=rest[0].device.type in ("cpu", "cuda"))
+    return [adam, Muon(hidden, lr)] if hidden else [adam]
 
 
 def load_data(args):
@@ -380,8 +425,7 @@ def train(args, device) -> int:
     else:
         network = modules.build(arch).to(device)
     average = copy.deepcopy(network).requires_grad_(False)
-    fused = device.type in ("cpu", "cuda")
-    optimiser = torch.optim.Adam(network.parameters(), args.lr, fused=fused)
+    optimisers = optimisers_of(network, args.optimizer, args.lr)
     start, best = 0, -math.inf
     config = {
         "arguments": vars(args),
@@ -402,7 +446,8 @@ def train(args, device) -> int:
         with reading(run / "last.pt"):
             network.load_state_dict(state["model"])
             average.load_state_dict(state["average"])
-            optimiser.load_state_dict(state["optimiser"])
+            for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
+                optimiser.load_state_dict(saved)
             start, best = state["iteration"], state["best"]
         with reading(run / "log.csv"):
             rows = read_log(run / "log.csv", start)
@@ -436,8 +481,9 @@ def train(args, device) -> int:
     title = f"{arch['name']}, {arch['channels']} channels, {trained_on}, {args.degradation}"
 
     def save_last(iteration):
-        state = dict(average=average.state_dict(), optimiser=optimiser.state_dict(), best=best)
-        state |= dict(iteration=iteration, fingerprint=fingerprint, metrics={})
+        state = dict(average=average.state_dict(), best=best, iteration=iteration)
+        state |= dict(optimisers=[optimiser.state_dict() for optimiser in optimisers])
+        state |= dict(fingerprint=fingerprint, metrics={})
         save_checkpoint(run / "last.pt", {**about, "model": network.state_dict(), **state})
 
     if chief and not resuming:
@@ -458,16 +504,17 @@ def train(args, device) -> int:
     for iteration in range(start, total):
         lr, hr = dataset.training_batch(parts["train"], iteration, **batch_options)
         rate = learning_rate(iteration, total, args.lr, args.schedule)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
+        for optimiser in optimisers:
+            optimiser.param_groups[0]["lr"] = rate
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=args.amp):
             sr = model(lr)
         loss = F.mse_loss(sr.float(), hr)
-        optimiser.zero_grad()
+        network.zero_grad()
         loss.backward()
         if args.clip:  # some 5 times the usual norm: one odd batch must not undo a long run
             torch.nn.utils.clip_grad_norm_(weights, args.clip, foreach=True)
-        optimiser.step()
+        for optimiser in optimisers:
+            optimiser.step()
         decay = min(args.ema, (1 + iteration) / (10 + iteration))
         with torch.no_grad():
             for a, w in zip(averages, weights):

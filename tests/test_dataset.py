@@ -417,3 +417,23 @@ def test_slices_of_different_sizes_make_a_batch(few, patch):
     lr, hr = training_batch(slices, 0, seed=0, batch_size=5, patch=patch, degradation="bicubic")
     assert hr.shape[-2:] == (4 * lr.shape[-2], 4 * lr.shape[-1]) and hr.isfinite().all()
     assert lr.shape[-2:] == ((patch, patch) if patch else (10, 8))
+
+
+@pytest.mark.parametrize("name", DEGRADATIONS[:3])
+def test_whole_slices_lose_only_their_empty_margins(tmp_path, name):
+    """A slice of 13x22 bright pixels off the centre, amid faint noise, is cut on the LR grid."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 4, (60, 75)).astype(np.uint8)
+    pixels[21:34, 40:62] = rng.integers(90, 255, (13, 22))
+    Image.fromarray(pixels).save(tmp_path / "p1_1.png")
+    slices, _, _ = load_slices(find_scans(tmp_path), tmp_path / "cache")
+    lr, hr = training_batch(
+        slices, 0, seed=0, batch_size=1, patch=0, degradation=name, augment=False
+    )
+    assert hr[0, 0].mul(255).round().byte().numpy().tolist() == pixels[16:40, 36:68].tolist()
+    whole = degrade(torch.tensor(pixels[None, None, :, :72]).float() / 255, name)
+    assert (lr - whole[..., 4:10, 9:17]).abs().max() < 1.01 / 255
+
+
+def test_an_empty_slice_has_no_margins():
+    assert dataset.content_of(np.zeros((30, 44), np.uint8)).tolist() == [[0, 0], [7, 11]]

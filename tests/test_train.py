@@ -157,6 +157,8 @@ def test_dry_run_without_data_is_a_demonstration(no_figures, capsys):
     "words",
     [
         "--model espcn",
+        "--optimizer adam",
+        "--blocks 0",
         "--skip none --body residual --icnr",
         "--degradation mixed --patch-size 0 --no-augment --ema 0 --schedule constant",
     ],
@@ -164,6 +166,25 @@ def test_dry_run_without_data_is_a_demonstration(no_figures, capsys):
 def test_other_networks_and_schedules_train(command, no_figures, words):
     assert train.main([*command, *words.split(), "--iterations", "3", "--run", "r"]) == 0
     assert len(log("r")) == 3
+
+
+def test_muon_steps_are_orthogonal_and_downhill():
+    """Against the polar factor of the gradient, by SVD, for kernels of two sizes at once."""
+    torch.manual_seed(0)
+    kernels = [torch.nn.Parameter(torch.randn(o, i, 3, 3)) for o, i in ((8, 8), (8, 8), (5, 8))]
+    before = [kernel.detach().clone() for kernel in kernels]
+    for kernel in kernels:
+        scales = torch.logspace(0, -1, len(kernel))[:, None, None, None]
+        kernel.grad = torch.randn(kernel.shape) * scales  # some directions dominate
+    train.Muon(kernels, lr=0.5).step()
+    for kernel, old in zip(kernels, before):
+        step = (old - kernel.detach()).flatten(1) / 0.5
+        assert step.square().mean().sqrt() == pytest.approx(0.4, rel=0.2)
+        u, s, v = torch.linalg.svd(kernel.grad.flatten(1), full_matrices=False)
+        assert s[0] > 4 * s[-1]
+        along = (u.T @ step @ v.T) / (0.4 * step.shape[1] ** 0.5)
+        assert along.diagonal().min() > 0.6 and along.diagonal().max() < 1.3
+        assert (along - along.diagonal().diag()).abs().max() < 1e-4
 
 
 # --- the same again -------------------------------------------------------------------------------
