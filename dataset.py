@@ -53,7 +53,7 @@ from utils import (
 
 SCALE = 4
 DEGRADATIONS = ("bicubic", "bilinear", "bilinear-plain", "kspace")
-MIXED = (0.4, 0.2, 0.2, 0.2)  # share of each of them in training with --degradation mixed
+MIXED = (0.5, 0.15, 0.15, 0.2)  # share of each of them in training with --degradation mixed
 
 # --- degradation: HR slice -> LR slice ------------------------------------------------------------
 

@@ -210,13 +210,14 @@ def section_train(args, data: Path, temporary: Path):
     lr, hr = torch.rand(8, 1, 32, 32), torch.rand(8, 1, 128, 128)
 
     def bare(network):
-        optimiser = torch.optim.Adam(network.parameters(), 1e-4, fused=True)
+        optimisers = train.optimisers_of(network, "muon", 1e-4)
 
         def step():
             loss = F.mse_loss(network(lr), hr)
-            optimiser.zero_grad()
+            network.zero_grad()
             loss.backward()
-            optimiser.step()
+            for optimiser in optimisers:
+                optimiser.step()
 
         seconds(step, 3)
         return lambda: seconds(step, args.steps)
