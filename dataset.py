@@ -319,7 +319,7 @@ class Slices:
 
 
 def content_of(pixels: np.ndarray) -> np.ndarray:
-    """[[row, column], [height, width]] in LR pixels of what is not empty, one more around it.
+    """[[row, column], [height, width]] in LR pixels of what is not empty.
 
     What is darker than a twentieth of the brightest pixel counts as empty.
     """
@@ -327,8 +327,7 @@ def content_of(pixels: np.ndarray) -> np.ndarray:
     for axis, size in enumerate(pixels.shape):
         where = np.flatnonzero(bright.any(axis=1 - axis))
         first, last = where[[0, -1]] // SCALE if len(where) else (0, size)
-        first = max(0, first - 1)
-        box.append((first, min(size // SCALE, last + 2) - first))
+        box.append((first, min(size // SCALE, last + 1) - first))
     return np.array(box, np.int32).T
 
 
@@ -349,7 +348,7 @@ def scan_slices(scan: Scan, axis: str, count: int) -> list[tuple[str, np.ndarray
 
 def fingerprint(scans: list[Scan], *options) -> str:
     """A digest of the files' names, sizes and times: it changes when the data set does."""
-    digest = hashlib.sha256(json.dumps(["cache 3", *options]).encode())
+    digest = hashlib.sha256(json.dumps(["cache 4", *options]).encode())
     for path in (path for scan in scans for path in scan.files or (scan.path,)):
         try:
             about = path.stat()
@@ -512,7 +511,9 @@ def training_batch(
     if patch:
         height = width = patch
     else:
-        height, width = slices.content[chosen].max(axis=0).tolist()
+        # One LR pixel around, within which the content stays wherever augmentation puts the grid.
+        room = slices.shape[chosen] // SCALE
+        height, width = np.minimum(slices.content[chosen] + 2, room).max(axis=0).tolist()
     names = [degradation] * batch_size
     if degradation == "mixed":
         drawn = np.searchsorted(np.cumsum(MIXED[:-1]), dice[:, 5], side="right")
@@ -533,10 +534,13 @@ def training_batch(
         # Along each axis: where the patch starts, and which HR samples its LR samples are made of.
         reach = max(hr.shape) if name == "kspace" else 2 * SCALE
         matrices, window, inside = [], [], []
-        starts = d[2:4] if patch else content_of(hr)[0]
-        for size, p, start in zip(hr.shape, (height, width), starts):
+        content = [(0, 0)] * 2 if patch else content_of(hr).T.tolist()
+        for size, p, where, (start, length) in zip(hr.shape, (height, width), d[2:4], content):
             room = size // SCALE - p
-            first = int(start * (room + 1)) if patch else min(int(start), room)
+            if patch:
+                first = int(where * (room + 1))
+            else:
+                first = min(max(0, start - 1, start + length - p), room)
             begin, end = max(0, SCALE * first - reach), min(size, SCALE * (first + p) + reach)
             matrices.append(axis_matrix(name, size)[:, first : first + p, begin:end].numpy())
             window.append(slice(begin, end))

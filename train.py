@@ -90,7 +90,7 @@ def arguments(argv=None):
     add("--patch-size", type=whole(0, 1024), default=32,
         help="LR pixels along an edge; 0: whole slices, less empty margins")  # fmt: skip
     add("--optimizer", default="muon", choices=("muon", "adam"),
-        help="muon: for all but the first and last convolution, which Adam trains")  # fmt: skip
+        help="muon: for the kernels between first and last layer, Adam for the rest")  # fmt: skip
     add("--lr", type=float, default=2e-3, help="peak learning rate")
     add("--clip", type=float, default=0.01, help="largest gradient norm; 0: no limit")
     add("--schedule", default="cosine", choices=("cosine", "constant"), help="of the learning rate")
@@ -166,6 +166,8 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             sizes, momentum = defaultdict(list), group["momentum"]
             for kernel in group["params"]:
+                if kernel.grad is None:  # a layer without a part in the result
+                    continue
                 mean = self.state[kernel].setdefault("mean", torch.zeros_like(kernel))
                 mean.lerp_(kernel.grad, 1 - momentum)
                 sizes[kernel.shape].append((kernel, kernel.grad.lerp(mean, momentum)))

@@ -437,3 +437,18 @@ def test_whole_slices_lose_only_their_empty_margins(tmp_path, name):
 
 def test_an_empty_slice_has_no_margins():
     assert dataset.content_of(np.zeros((30, 44), np.uint8)).tolist() == [[0, 0], [7, 11]]
+
+
+def test_augmentation_leaves_the_content_in_whole_slices(tmp_path):
+    """Flips and grid shifts cut off three pixels at an edge, but none of what is farther inside."""
+    rng = np.random.default_rng(0)
+    for n in range(200):
+        pixels = np.zeros(rng.integers(16, 28, 2), np.uint8)
+        row, column = (rng.integers(3, size - 6) for size in pixels.shape)
+        pixels[row : row + 4, column : column + 4] = 200
+        Image.fromarray(pixels).save(tmp_path / f"p{n}_1.png")
+    slices, _, _ = load_slices(find_scans(tmp_path), tmp_path / "cache")
+    options = dict(seed=0, batch_size=1, patch=0, degradation="bicubic")
+    for iteration in range(200):
+        _, hr = training_batch(slices, iteration, **options)
+        assert (hr > 0).sum() == 16

@@ -159,6 +159,7 @@ def test_dry_run_without_data_is_a_demonstration(no_figures, capsys):
         "--model espcn",
         "--optimizer adam",
         "--blocks 0",
+        "--body residual --blocks 3",
         "--skip none --body residual --icnr",
         "--degradation mixed --patch-size 0 --no-augment --ema 0 --schedule constant",
     ],
@@ -169,18 +170,25 @@ def test_other_networks_and_schedules_train(command, no_figures, words):
 
 
 def test_muon_steps_are_orthogonal_and_downhill():
-    """Against the polar factor of the gradient, by SVD, for kernels of two sizes at once."""
+    """Against the polar factor of the momentum, by SVD, for kernels of two sizes at once."""
     torch.manual_seed(0)
-    kernels = [torch.nn.Parameter(torch.randn(o, i, 3, 3)) for o, i in ((8, 8), (8, 8), (5, 8))]
-    before = [kernel.detach().clone() for kernel in kernels]
-    for kernel in kernels:
-        scales = torch.logspace(0, -1, len(kernel))[:, None, None, None]
-        kernel.grad = torch.randn(kernel.shape) * scales  # some directions dominate
-    train.Muon(kernels, lr=0.5).step()
-    for kernel, old in zip(kernels, before):
+    sizes = [(8, 8, 3, 3), (8, 8, 3, 3), (5, 8, 3, 3)]
+    # In each gradient some directions dominate.
+    scales = [torch.logspace(0, -1, size[0])[:, None, None, None] for size in sizes]
+    gradients = [[torch.randn(z) * s for z, s in zip(sizes, scales)] for _ in range(2)]
+    kernels = [torch.nn.Parameter(torch.randn(size)) for size in sizes]
+    muon = train.Muon(kernels, lr=0.5)
+    for gradient in gradients:
+        before = [kernel.detach().clone() for kernel in kernels]
+        for kernel, grad in zip(kernels, gradient):
+            kernel.grad = grad
+        muon.step()
+    for kernel, old, g1, g2 in zip(kernels, before, *gradients):
         step = (old - kernel.detach()).flatten(1) / 0.5
         assert step.square().mean().sqrt() == pytest.approx(0.4, rel=0.2)
-        u, s, v = torch.linalg.svd(kernel.grad.flatten(1), full_matrices=False)
+        mean = 0.9 * 0.1 * g1 + 0.1 * g2
+        mean = 0.9 * mean + 0.1 * g2  # Nesterov's look ahead
+        u, s, v = torch.linalg.svd(mean.flatten(1), full_matrices=False)
         assert s[0] > 4 * s[-1]
         along = (u.T @ step @ v.T) / (0.4 * step.shape[1] ** 0.5)
         assert along.diagonal().min() > 0.6 and along.diagonal().max() < 1.3
