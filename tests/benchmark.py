@@ -283,7 +283,7 @@ def original_recipe(data: Path, degradation: str = "bilinear"):
 
 
 def section_original(args, data: Path, temporary: Path):
-    """Training on whole slices against the original's way, with the same network."""
+    """Training on slices less their empty margins against the original's way, same network."""
     _, batches = original_recipe(data)
     forever = batches(10**6)
 
@@ -312,8 +312,8 @@ def section_original(args, data: Path, temporary: Path):
     was = found["original"]
     yield "ESPCN-64 training, the original's way", f"{was:.1f} slices/s", None, ""
     for name, label in (
-        ("same", "train.py, whole slices, batches of 30 / original"),
-        ("small", "train.py, whole slices, batches of 8 / original"),
+        ("same", "train.py, slices less empty margins, batches of 30 / original"),
+        ("small", "the same, batches of 8 / original"),
         ("bf16", "the same with --amp, where the chip has bf16 / original"),
     ):
         if name not in found:
