@@ -467,7 +467,8 @@ def cost_figure(path, table: dict) -> None:
             label, (row["mmac"], mean), xytext=(6, 0), textcoords="offset points",
             va="center", fontsize=8, color=dot.get_color(),
         )  # fmt: skip
-    axes.set(xscale="log", xlabel="million multiply-accumulates for a 60x64 slice")
+    axes.set_xscale("log", subs=[2, 5])
+    axes.set(xlabel="million multiply-accumulates for a 60x64 slice")
     axes.set(ylabel="PSNR (dB), mean over subjects")
     for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         ticks("{x:g}")
