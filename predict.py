@@ -83,7 +83,7 @@ def arguments(argv=None):
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--threads", type=whole(0), default=0, help="CPU threads; 0: PyTorch's choice")
     add("--workers", type=whole(0, 64), default=0,
-        help="batches of pictures at a time; 0: as many as CPU threads")  # fmt: skip
+        help="batches of pictures at a time; 0: CPU threads and one more")  # fmt: skip
     add("--batch-size", type=whole(1), default=8, help="slices at a time")
     add("--tile", type=whole(1), default=modules.TILE,
         help="longer edges are cut into tiles of this many pixels")  # fmt: skip
@@ -303,12 +303,12 @@ def predict_pictures(jobs, output, args, tools) -> list[tuple]:
 def predict(jobs, output, args, tools, done, failed) -> None:
     """Upscale all jobs: done(job, paths, scores) or failed(error) is called for every one.
 
-    Pictures are upscaled by as many workers as there are CPU threads, each on its own from file to
-    file, so that no core waits for another; then scans, one by one, by all threads together.
+    Pictures are upscaled by one worker more than there are CPU threads, as one of them may wait for
+    the disk, each on its own from file to file; then scans, one by one, by all threads together.
     """
     scans, threads = [], torch.get_num_threads()
     batches = [jobs[i : i + args.batch_size] for i in range(0, len(jobs), args.batch_size)]
-    workers = max(1, min(args.workers or threads, len(batches)))
+    workers = max(1, min(args.workers or threads + 1, len(batches)))
     share = max(1, threads // workers)
     work = partial(predict_pictures, output=output, args=args, tools=tools)
     with (
