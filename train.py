@@ -74,8 +74,11 @@ def arguments(argv=None):
     add = parser.add_argument_group("network").add_argument
     add("--model", default="deep", choices=modules.NETWORKS,
         help="deep: the default network; espcn: the plain one")  # fmt: skip
-    add("--channels", type=whole(1, 1024), help="feature channels  (default: 32, espcn: 64)")
-    add("--blocks", type=whole(0, 1024), default=13, help="3x3 convolutions in the middle of deep")
+    add("--channels", type=whole(1, 1024), help="feature channels  (default: 48, espcn: 64)")
+    add("--blocks", type=whole(0, 1024), default=13, help="convolutions in the middle of deep")
+    add("--half", type=whole(0, 1024), default=4, help="further ones at half the resolution")
+    add("--kernel", default="1x3", choices=modules.CHOICES["kernel"],
+        help="of all of these; 1x3: in turns with 3x1")  # fmt: skip
     add("--skip", default="bicubic", choices=modules.CHOICES["skip"],
         help="interpolation that deep corrects")  # fmt: skip
     add("--body", default="identity", choices=modules.CHOICES["body"],
@@ -153,9 +156,10 @@ class Muon(torch.optim.Optimizer):
     A step, as a matrix (out, in k k), is replaced by the semi-orthogonal matrix next to it, with
     all singular values near 1, so that no direction waits for the few that dominate the gradient:
     Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024, with its five
-    Newton-Schulz iterations. The scale gives all sizes the same step an element: Liu et al., "Muon
-    is scalable for LLM training", 2025, sec. 2.2. fp32, and kernels of one size at once, as
-    PyTorch's own takes matrices only, one by one and in bf16, which not every CPU can do.
+    Newton-Schulz iterations. The norm of a step is the same for all sizes, as fits kernels that
+    take as many channels as they give (Bernstein, "Deriving Muon", 2025). fp32, and kernels of one
+    size at once, as PyTorch's own takes matrices only, one by one and in bf16, which not every CPU
+    can do.
     """
 
     def __init__(self, kernels, lr: float, momentum: float = 0.9):
@@ -177,7 +181,7 @@ class Muon(torch.optim.Optimizer):
                 for _ in range(5):
                     square = steps @ steps.mT
                     steps = 3.4445 * steps + (2.0315 * square @ square - 4.775 * square) @ steps
-                steps *= 0.4 * math.sqrt(max(steps.shape[1:])) * group["lr"]
+                steps *= 9.6 * group["lr"]
                 for (kernel, _), step in zip(found, steps):
                     kernel -= step.view(size)
 
@@ -416,10 +420,10 @@ def train(args, device) -> int:
     torch.manual_seed(args.seed)
     if args.deterministic:  # otherwise not called, as it takes seconds
         torch.use_deterministic_algorithms(True)
-    arch = {"name": args.model, "channels": args.channels or (64 if args.model == "espcn" else 32)}
+    arch = {"name": args.model, "channels": args.channels or (64 if args.model == "espcn" else 48)}
     if args.model == "deep":
-        arch |= {"blocks": args.blocks, "skip": args.skip, "body": args.body}
-        arch |= {"icnr": args.icnr, "bias": args.bias}
+        arch |= {"blocks": args.blocks, "half": args.half, "kernel": args.kernel}
+        arch |= {"skip": args.skip, "body": args.body, "icnr": args.icnr, "bias": args.bias}
     if args.weights:
         given = load_checkpoint(args.weights)
         arch = given["arch"]

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2  # 1: the default network had neither `kernel` nor `half`
 METRICS = ("mse", "psnr", "psnr_brain", "ssim", "lr_rmse")
 
 # --- errors and files -----------------------------------------------------------------------------
@@ -279,11 +279,13 @@ def load_checkpoint(path) -> dict:
             not isinstance(checkpoint.get(key), kind) for key, kind in wanted.items()
         ):
             raise DataError(f"{path}: not a checkpoint of this project")
-        if checkpoint["version"] != CHECKPOINT_VERSION:
+        if checkpoint["version"] not in (1, CHECKPOINT_VERSION):
             raise DataError(
                 f"{path}: has another checkpoint version than {CHECKPOINT_VERSION}, which this "
                 f"program reads; train it again or use the matching release"
             )
+        if checkpoint["version"] == 1 and checkpoint["arch"].get("name") == "deep":
+            checkpoint["arch"] = {"kernel": "3x3", "half": 0} | checkpoint["arch"]
         tensors = checkpoint["model"].values()
         good = all(
             type(t) is torch.Tensor and t.device.type == "cpu" and t.layout == torch.strided

@@ -31,11 +31,18 @@ def test_a_loaded_network_gives_the_same_bits(tmp_path, arch):
         torch.nn.init.normal_(p, std=0.1)
     utils.save_checkpoint(tmp_path / "a.pt", checkpoint_of(network, arch))
     read = load_checkpoint(tmp_path / "a.pt")
-    assert read["arch"] == arch and read["scale"] == 4 and read["version"] == 1
+    assert read["arch"] == arch and read["scale"] == 4 and read["version"] == 2
     again = modules.load_network(read)
     lr = torch.rand(2, 1, 13, 22)
     assert torch.equal(modules.upscale(again, lr), modules.upscale(network, lr))
     assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_checkpoints_from_before_there_were_kernels_to_choose_still_load(tmp_path):
+    network = modules.build(ARCH | {"kernel": "3x3", "half": 0})
+    torch.save(checkpoint_of(network, dict(ARCH)) | {"version": 1}, tmp_path / "old.pt")
+    again = modules.load_network(load_checkpoint(tmp_path / "old.pt"))
+    assert again.body[0].kernel_size == (3, 3)
 
 
 def refused(path) -> str:
@@ -106,7 +113,7 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, change):
     changes, words = CHANGES[change]
-    content = checkpoint_of(modules.build(ARCH), ARCH) | {"version": 1} | changes
+    content = checkpoint_of(modules.build(ARCH), ARCH) | {"version": 2} | changes
     torch.save(content, tmp_path / "a.pt")
     assert words in refused(tmp_path / "a.pt")
 
@@ -141,7 +148,7 @@ def test_no_code_of_a_checkpoint_is_run(tmp_path):
         Payload(exec, f"import os; os.mkdir({str(mark)!r})"),
         Payload(os.system, f"mkdir '{mark}'"),
     ]
-    good = checkpoint_of(modules.build(ARCH), ARCH) | {"version": 1}
+    good = checkpoint_of(modules.build(ARCH), ARCH) | {"version": 2}
     path = tmp_path / "a.pt"
     for payload in payloads:
         for content in (payload, {**good, "metrics": payload}, {**good, payload: 1}):
@@ -172,14 +179,14 @@ def test_a_small_file_cannot_fill_the_memory(tiny, tmp_path):
     arch = {"name": "deep", "channels": 1024, "blocks": 1024}
     one = torch.zeros(1)
     model = {f"body.{n}.weight": one.expand(1024, 1024, 3, 3) for n in range(1024)}
-    torch.save({**checkpoint_of(modules.build(ARCH), arch), "version": 1, "model": model}, path)
+    torch.save({**checkpoint_of(modules.build(ARCH), arch), "version": 2, "model": model}, path)
     assert path.stat().st_size < 2**20
     assert "too large" in refused(path)
 
 
 def test_tensors_that_claim_more_than_the_file_holds_are_refused(tmp_path):
     buffer = io.BytesIO()
-    torch.save(checkpoint_of(modules.build(ARCH), ARCH) | {"version": 1}, buffer)
+    torch.save(checkpoint_of(modules.build(ARCH), ARCH) | {"version": 2}, buffer)
     with zipfile.ZipFile(buffer) as archive:
         (name,) = [n for n in archive.namelist() if n.endswith("data.pkl")]
         pickled = archive.read(name)

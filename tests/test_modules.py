@@ -12,7 +12,16 @@ ARCHS = [
     {"name": "espcn", "channels": 8},
     {"name": "deep"},
     {"name": "deep", "channels": 8, "blocks": 4, "skip": "nearest", "body": "residual"},
-    {"name": "deep", "channels": 8, "blocks": 3, "skip": "none", "body": "plain", "icnr": True},
+    {"name": "deep", "channels": 8, "blocks": 2, "half": 1, "kernel": "3x3", "bias": True},
+    {
+        "name": "deep",
+        "channels": 8,
+        "blocks": 3,
+        "half": 0,
+        "skip": "none",
+        "body": "plain",
+        "icnr": True,
+    },
 ]
 
 
@@ -56,7 +65,7 @@ def test_plain_network_is_the_published_one():
 def test_mmac_counts_what_a_forward_pass_multiplies():
     from torch.utils.flop_counter import FlopCounterMode
 
-    for arch in ARCHS[:2]:
+    for arch in (*ARCHS[:2], ARCHS[3] | {"bias": False}):
         network = modules.build(arch)
         with FlopCounterMode(display=False) as counter:
             network(torch.rand(1, 1, 60, 64))
@@ -112,6 +121,7 @@ def test_overfits_one_batch_far_below_bicubic(real_slices):
         {"name": "deep", "channels": 1024, "blocks": 1024},  # 38 GB
         {"name": "deep", "blocks": 2.5},
         {"name": "deep", "skip": "lanczos"},
+        {"name": "deep", "kernel": "5x5"},
         {"name": "deep", "icnr": "yes"},
         {"name": ["deep"]},
         {"name": "deep", 3: 4},
