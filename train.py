@@ -449,6 +449,11 @@ def train(args, device) -> int:
         state = load_checkpoint(run / "last.pt")
         if state.get("fingerprint") != fingerprint:
             raise DataError(f"{args.data}: the data set has changed since {run} was started")
+        if state["arch"] != arch:
+            raise DataError(
+                f"{run}: its network is not what this version of train.py makes of its options; "
+                f"start anew, with its weights: --weights {run / 'best.pt'}"
+            )
         with reading(run / "last.pt"):
             network.load_state_dict(state["model"])
             average.load_state_dict(state["average"])
