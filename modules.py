@@ -79,12 +79,12 @@ class DeepESPCN(nn.Module):
 
     kernel: of the convolutions of the middle. `1x3`: in turns along the rows and along the columns
         (Szegedy et al., "Rethinking the Inception architecture", CVPR 2016, sec. 3.2, with an
-        activation after each): at a third of the cost of `3x3`, more channels and more layers.
+        activation after each): at a third of the cost of `3x3`, which pays for more channels.
     body: how they are made trainable at this depth.
         `identity`: each starts as the identity plus a little noise (Zagoruyko and Komodakis,
         "DiracNets", 2017): the skip connection of a residual layer is part of its kernel, and costs
         nothing; `residual`: additions around pairs of convolutions (EDSR, Lim et al. 2017, without
-        batch normalisation); `plain`: PyTorch's initialisation.
+        batch normalisation), of which an odd last one is left out; `plain`: PyTorch's start.
     skip: `bicubic`, `nearest` or `none`.
     bias: False leaves the biases out. The network is then homogeneous, f(a x) = a f(x) for a > 0: a
         dark scan is treated like a bright one (Mohan et al., "Robust and interpretable blind image
@@ -96,7 +96,7 @@ class DeepESPCN(nn.Module):
         icnr=False, bias=False,
     ):  # fmt: skip
         super().__init__()
-        sizes = [(1, 3), (3, 1)] if kernel == "1x3" else [(3, 3), (3, 3)]
+        sizes = [(1, 3), (3, 1)] if kernel == "1x3" else [(3, 3)] * 2
 
         def convolutions(n):
             return nn.ModuleList(
@@ -125,6 +125,9 @@ class DeepESPCN(nn.Module):
                         conv.bias.zero_()
             if half:  # the side path starts small, as something that corrects
                 self.up.weight.mul_(0.1)
+                if bias:
+                    self.down.bias.zero_()
+                    self.up.bias.zero_()
             if self.skip:
                 self.tail.weight.zero_()
                 if bias:
@@ -146,7 +149,7 @@ class DeepESPCN(nn.Module):
             h, w = lr.shape[-2:]
             low = F.leaky_relu_(self.down(F.pad(features, (0, w % 2, 0, h % 2))), 0.1)
             low = self.stack(low, list(self.side))
-            features = F.pixel_shuffle(self.up(low), 2)[..., :h, :w].add_(features)
+            features = features + F.pixel_shuffle(self.up(low), 2)[..., :h, :w]
         sub_pixels = self.tail(self.stack(features, body[middle:]))
         if self.skip:
             sub_pixels = sub_pixels + self.skip.sub_pixels(lr)
@@ -179,13 +182,14 @@ def build(arch: dict) -> nn.Module:
     options = dict(arch)
     name = options.pop("name", None)
     channels = options.get("channels", 48)
-    depths = options.get("blocks", 13), options.get("half", 4)
+    depths = (options.get("blocks", 13), options.get("half", 4)) if name == "deep" else ()
     good = (
         name in tuple(NETWORKS)
         and options.keys()
         <= {"channels", *(("blocks", "half", "icnr", "bias", *CHOICES) if name == "deep" else ())}
         and type(channels) is int
-        and all(type(n) is int and 0 <= n <= 1024 for n in depths)
+        and all(type(n) is int and n >= 0 for n in depths)
+        and sum(depths) <= 1024
         and 1 <= channels <= 1024
         and channels**2 * max(2, sum(depths)) < 2**24  # 0.6 GB of weights
         and all(options[k] in CHOICES[k] for k in CHOICES if k in options)

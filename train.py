@@ -33,6 +33,7 @@ import dataset
 import modules
 from evaluate import as_tensor, evaluate
 from utils import (
+    CHECKPOINT_VERSION,
     DataError,
     Parser,
     UsageError,
@@ -131,6 +132,8 @@ def arguments(argv=None):
         parser.error("--epochs and --iterations: give one of them")
     if args.data == "":
         parser.error("--data: is empty")
+    if args.body == "residual" and (args.blocks % 2 or args.half % 2):
+        parser.error("--body residual is made of pairs: --blocks and --half must be even")
     if args.run and Path(args.run).exists() and not Path(args.run).is_dir():
         parser.error(f"--run {args.run}: is a file; name a folder")
     if not 0 <= args.ema < 1:
@@ -151,15 +154,15 @@ def learning_rate(iteration: int, total: int, peak: float, schedule: str) -> flo
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum of which each step is made orthogonal, for kernels (out, in, k, k) of hidden layers.
+    """Momentum of which each step is made orthogonal, for kernels (out, in, h, w) of hidden layers.
 
-    A step, as a matrix (out, in k k), is replaced by the semi-orthogonal matrix next to it, with
+    A step, as a matrix (out, in h w), is replaced by the semi-orthogonal matrix next to it, with
     all singular values near 1, so that no direction waits for the few that dominate the gradient:
     Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024, with its five
-    Newton-Schulz iterations. The norm of a step is the same for all sizes, as fits kernels that
-    take as many channels as they give (Bernstein, "Deriving Muon", 2025). fp32, and kernels of one
-    size at once, as PyTorch's own takes matrices only, one by one and in bf16, which not every CPU
-    can do.
+    Newton-Schulz iterations. The spectral norm of a step is the same for kernels of all sizes, as
+    fits layers that give about as many channels as they take (Bernstein, "Deriving Muon", 2025).
+    fp32, and kernels of one size at once, as PyTorch's own takes matrices only, one by one and in
+    bf16, which not every CPU can do.
     """
 
     def __init__(self, kernels, lr: float, momentum: float = 0.9):
@@ -174,16 +177,19 @@ class Muon(torch.optim.Optimizer):
                     continue
                 mean = self.state[kernel].setdefault("mean", torch.zeros_like(kernel))
                 mean.lerp_(kernel.grad, 1 - momentum)
-                sizes[kernel.shape].append((kernel, kernel.grad.lerp(mean, momentum)))
-            for size, found in sizes.items():
-                steps = torch.stack([step for _, step in found]).flatten(2)
+                step = kernel.grad.lerp(mean, momentum).flatten(1)
+                sizes[step.shape].append((kernel, step))
+            for found in sizes.values():
+                steps = torch.stack([step for _, step in found])
+                tall = steps.shape[1] > steps.shape[2]
+                steps = steps.mT if tall else steps  # the products below are of the shorter side
                 steps /= torch.linalg.matrix_norm(steps, keepdim=True) + 1e-12
                 for _ in range(5):
                     square = steps @ steps.mT
                     steps = 3.4445 * steps + (2.0315 * square @ square - 4.775 * square) @ steps
-                steps *= 9.6 * group["lr"]
+                steps = 9.6 * group["lr"] * (steps.mT if tall else steps)
                 for (kernel, _), step in zip(found, steps):
-                    kernel -= step.view(size)
+                    kernel -= step.reshape(kernel.shape)
 
 
 def optimisers_of(network, name: str, lr: float) -> list:
@@ -449,10 +455,10 @@ def train(args, device) -> int:
         state = load_checkpoint(run / "last.pt")
         if state.get("fingerprint") != fingerprint:
             raise DataError(f"{args.data}: the data set has changed since {run} was started")
-        if state["arch"] != arch:
+        if state["version"] != CHECKPOINT_VERSION:
             raise DataError(
-                f"{run}: its network is not what this version of train.py makes of its options; "
-                f"start anew, with its weights: --weights {run / 'best.pt'}"
+                f"{run}: was begun by an older version of train.py, which computed something else; "
+                "begin anew, perhaps with its weights: --weights"
             )
         with reading(run / "last.pt"):
             network.load_state_dict(state["model"])

@@ -285,7 +285,8 @@ def load_checkpoint(path) -> dict:
                 f"program reads; train it again or use the matching release"
             )
         if checkpoint["version"] == 1 and checkpoint["arch"].get("name") == "deep":
-            checkpoint["arch"] = {"kernel": "3x3", "half": 0} | checkpoint["arch"]
+            before = {"channels": 32, "kernel": "3x3", "half": 0}
+            checkpoint["arch"] = before | checkpoint["arch"]
         tensors = checkpoint["model"].values()
         good = all(
             type(t) is torch.Tensor and t.device.type == "cpu" and t.layout == torch.strided

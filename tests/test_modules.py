@@ -109,6 +109,15 @@ def test_overfits_one_batch_far_below_bicubic(real_slices):
     assert loss.item() < 0.3 * bicubic
 
 
+def test_the_side_path_starts_small():
+    torch.manual_seed(0)
+    for bias in (False, True):
+        network = modules.build({"name": "deep", "bias": bias})
+        with torch.no_grad():
+            side = network.up(network.down(features := torch.rand(1, 48, 8, 8)))
+        assert side.std() < 0.1 * features.std()
+
+
 @pytest.mark.parametrize(
     "arch",
     [
@@ -121,6 +130,7 @@ def test_overfits_one_batch_far_below_bicubic(real_slices):
         {"name": "espcn", "blocks": 3},
         {"name": "deep", "channels": 10**9},
         {"name": "deep", "channels": 1024, "blocks": 1024},  # 38 GB
+        {"name": "deep", "channels": 8, "blocks": 1000, "half": 1000},
         {"name": "deep", "blocks": 2.5},
         {"name": "deep", "skip": "lanczos"},
         {"name": "deep", "kernel": "5x5"},

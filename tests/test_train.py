@@ -160,8 +160,8 @@ def test_dry_run_without_data_is_a_demonstration(no_figures, capsys):
         "--optimizer adam",
         "--blocks 0",
         "--half 0 --kernel 3x3",
-        "--body residual --blocks 3 --half 3",
-        "--skip none --body residual --icnr",
+        "--body residual --blocks 4 --half 2",
+        "--skip none --body residual --blocks 2 --half 0 --icnr",
         "--degradation mixed --patch-size 0 --no-augment --ema 0 --schedule constant",
     ],
 )
@@ -173,7 +173,7 @@ def test_other_networks_and_schedules_train(command, no_figures, words):
 def test_muon_steps_are_orthogonal_and_downhill():
     """Against the polar factor of the momentum, by SVD, for kernels of two sizes at once."""
     torch.manual_seed(0)
-    sizes = [(8, 8, 1, 3), (8, 8, 1, 3), (5, 8, 3, 3)]
+    sizes = [(8, 8, 1, 3), (8, 8, 3, 1), (5, 8, 3, 3), (20, 8, 1, 1)]
     # In each gradient some directions dominate.
     scales = [torch.logspace(0, -1, size[0])[:, None, None, None] for size in sizes]
     gradients = [[torch.randn(z) * s for z, s in zip(sizes, scales)] for _ in range(2)]
@@ -186,7 +186,9 @@ def test_muon_steps_are_orthogonal_and_downhill():
         muon.step()
     for kernel, old, g1, g2 in zip(kernels, before, *gradients):
         step = (old - kernel.detach()).flatten(1) / 0.5
-        assert step.norm() / len(step) ** 0.5 == pytest.approx(9.6, rel=0.2)  # whatever the size
+        assert step.norm() / min(step.shape) ** 0.5 == pytest.approx(
+            9.6, rel=0.2
+        )  # whatever the size
         mean = 0.9 * 0.1 * g1 + 0.1 * g2
         mean = 0.9 * mean + 0.1 * g2  # Nesterov's look ahead
         u, s, v = torch.linalg.svd(mean.flatten(1), full_matrices=False)
@@ -293,9 +295,8 @@ def test_what_makes_resuming_wrong_is_refused_by_name(command, no_figures, adni)
         train.main(["--resume", "a", "--iterations", "3"])
     with pytest.raises(UsageError, match="--run a: exists already"):
         train.main([*command, "--run", "a"])
-    old = content("a/last.pt")  # of a version with another default network
-    utils.save_checkpoint("a/last.pt", old | {"arch": old["arch"] | {"half": 0}})
-    with pytest.raises(DataError, match=r"network is not what .* --weights a/best.pt"):
+    torch.save(content("a/last.pt") | {"version": 1}, "a/last.pt")
+    with pytest.raises(DataError, match="begun by an older version"):
         train.main(["--resume", "a"])
     Path("a/last.pt").write_bytes(before["last.pt"])
     assert before == {p.name: p.read_bytes() for p in Path("a").iterdir()}
