@@ -7,27 +7,24 @@ evaluation and figures.
     python dataset.py SCANS SLICES     turn volumes or DICOM series into a folder of slices
 """
 
-import csv
 import hashlib
 import io
 import json
 import os
-import re
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
+from degradation import DEGRADATIONS, SCALE, apply_axes, axis_matrix, crop_to_scale, quantise
 from formats import (
     PICTURES,
-    PLANES,
     VOLUMES,
     dicom_series,
     intensity_range,
@@ -38,110 +35,15 @@ from formats import (
     suffix,
     volume_slices,
 )
+from subjects import subject_of
 from utils import (
     DataError,
-    Parser,
-    UsageError,
     atomic_write,
-    one_line,
-    reading,
     reason,
-    run_main,
-    say,
-    whole,
+    warn,
 )
 
-SCALE = 4
-DEGRADATIONS = ("bicubic", "bilinear", "bilinear-plain", "kspace")
 MIXED = (0.3, 0.2, 0.15, 0.35)  # share of each of them in training with --degradation mixed
-
-# --- degradation: HR slice -> LR slice ------------------------------------------------------------
-
-
-@lru_cache(maxsize=256)
-def axis_matrix(name: str, size: int, device: str = "cpu") -> torch.Tensor:
-    """The degradation along one axis as a matrix, float32 (k, size / 4, size).
-
-    Every degradation here is linear and separable, so LR = A_h HR A_w^T. k is 1; for `kspace` it is
-    2, the real and the imaginary part of the cropped Fourier transform. Row i is centred on HR
-    coordinate 4 i + 1.5, the sample grid of `align_corners=False`.
-    """
-    small = size // SCALE
-    if name == "kspace":
-        # Centre crop of the spectrum, with the linear phase that moves sample i to 4 i + 1.5.
-        k = torch.arange(-(small // 2), small - small // 2, dtype=torch.float64)
-        shift = 4 * torch.arange(small)[:, None] + 1.5 - torch.arange(size)
-        angle = 2 * torch.pi / size * shift.double()
-        matrix = torch.polar(torch.ones(1, dtype=torch.float64), angle[..., None] * k).sum(-1)
-        matrix = torch.view_as_real(matrix / size).permute(2, 0, 1)
-    else:
-        # PyTorch's own resampling of the unit vectors: the definition, not an approximation of it.
-        mode, antialias = name.split("-")[0], name != "bilinear-plain"
-        unit = torch.eye(size, dtype=torch.float64)[None, None]
-        matrix = F.interpolate(unit, (small, size), mode=mode, antialias=antialias)[0]
-    return matrix.float().contiguous().to(device)
-
-
-def apply_axes(hr: torch.Tensor, down: torch.Tensor, across: torch.Tensor) -> torch.Tensor:
-    """LR = down HR across^T with `axis_matrix`es or windows of them; not clamped, not rounded."""
-    h, w = down.shape[-2], across.shape[-2]
-    lr = down.flatten(-3, -2) @ hr @ across.flatten(-3, -2).mT
-    if lr.shape[-1] == w:
-        return lr
-    real = lr[..., :h, :w] - lr[..., h:, w:]
-    imaginary = lr[..., :h, w:] + lr[..., h:, :w]
-    return torch.hypot(real, imaginary)
-
-
-def quantise(lr: torch.Tensor) -> torch.Tensor:
-    """Clamp to [0, 1] and round to 8 bits: the LR picture as a file would hold it."""
-    return lr.clamp(0, 1).mul_(255).round_().div_(255)
-
-
-def degrade(hr: torch.Tensor, name: str, rounded: bool = True) -> torch.Tensor:
-    """The LR slices of HR slices: (N, 1, H, W) in [0, 1] -> (N, 1, H / 4, W / 4), 8-bit levels.
-
-    name: `bicubic` and `bilinear` (antialiased), `bilinear-plain` (not antialiased), `kspace` (the
-    magnitude of the central sixteenth of the 2-D Fourier transform). H and W are multiples of 4
-    (`crop_to_scale`). rounded: False leaves out clamping and rounding.
-    """
-    if hr.shape[-2] % SCALE or hr.shape[-1] % SCALE:
-        raise ValueError(f"{tuple(hr.shape)}: height and width must be multiples of {SCALE}")
-    down, across = (axis_matrix(name, size, str(hr.device)) for size in hr.shape[-2:])
-    lr = apply_axes(hr, down, across)
-    return quantise(lr) if rounded else lr
-
-
-@lru_cache(maxsize=64)
-def inverse_matrix(name: str, size: int, device: str = "cpu") -> torch.Tensor:
-    """The pseudo-inverse (size, size / 4) of `axis_matrix`; of its real part for `kspace`."""
-    return torch.linalg.pinv(axis_matrix(name, size)[0].double()).float().to(device)
-
-
-def make_consistent(sr: torch.Tensor, lr: torch.Tensor, name: str) -> torch.Tensor:
-    """SR slices, moved by what is needed to give back the measured LR when they are degraded again.
-
-    sr (N, 1, 4 H, 4 W), lr (N, 1, H, W). With D the degradation and D+ its pseudo-inverse, this is
-    SR + D+ (LR - D SR), the orthogonal projection: what D loses stays the network's, what it keeps
-    is the scan's. A difference that the LR's rounding to 8 bits and clamping to [0, 1] explain
-    counts as none. For `kspace` it replaces the centre of k-space by the measured one (but for the
-    single Nyquist frequency, of which a magnitude picture holds too little). It helps if the
-    degradation really is the named one.
-    """
-    (h, w), device = sr.shape[-2:], str(sr.device)
-    again = axis_matrix(name, h, device)[0] @ sr @ axis_matrix(name, w, device)[0].T
-    # A magnitude picture has lost the sign: the network's is the best guess.
-    missing = (lr.copysign(again) if name == "kspace" else lr) - again
-    missing = F.softshrink(missing, 0.5 / 255)
-    if name != "kspace":
-        missing = missing.where(lr > 0, missing.clamp(max=0)).where(lr < 1, missing.clamp(min=0))
-    return sr + inverse_matrix(name, h, device) @ missing @ inverse_matrix(name, w, device).T
-
-
-def crop_to_scale(hr):
-    """Cut the last rows and columns so that both sizes are multiples of 4."""
-    return hr[..., : hr.shape[-2] // SCALE * SCALE, : hr.shape[-1] // SCALE * SCALE]
-
 
 # --- whose slice it is ----------------------------------------------------------------------------
 
@@ -162,32 +64,6 @@ class Scan:
     about: str = ""
 
 
-# How subjects are called in BIDS, ADNI and OASIS, wherever it stands in a name.
-SUBJECT = r"(?<![A-Za-z0-9])(sub-[A-Za-z0-9]+|\d{3}_S_\d{4,5}|OAS\d_\d{4}|OAS3\d{4})"
-
-
-def subject_of(path: Path, folders: tuple[str, ...], patient: str = "") -> str:
-    """Whose scan a file is: BIDS `sub-XX`, else `<scan id>_<slice>`, else its folder's name.
-
-    folders: the folders between the data folder and the file, without the split. patient: what a
-    DICOM file says.
-    """
-    for part in (path.name, *reversed(folders)):
-        known = re.search(SUBJECT, part)
-        if known:
-            return known.group()
-    if patient:
-        return patient
-    name = stem(path)
-    if suffix(path) in VOLUMES:
-        return re.split(r"_(?:study|ses|visit|T1|T2|FLAIR|desc)", name, flags=re.I)[0]
-    scan, _, number = name.rpartition("_")
-    generic = re.fullmatch(r"(slice|img|image|im|axial|scan|frame|t1w?|mri?)?[\W_]*", scan.lower())
-    if generic or not re.search(r"\d", number):
-        return folders[-1] if folders and generic else name
-    return scan
-
-
 def find_scans(root) -> list[Scan]:
     """All pictures, volumes and DICOM series below a folder, in natural order.
 
@@ -201,7 +77,7 @@ def find_scans(root) -> list[Scan]:
     scans, seen = [], set()
 
     def leave_out(error):
-        say(f"left out: {error.filename}: {reason(error)}")
+        warn(f"left out: {error.filename}: {reason(error)}")
 
     for folder, folders, files in os.walk(root, followlinks=True, onerror=leave_out):
         real = os.path.realpath(folder)
@@ -390,7 +266,7 @@ def load_slices(scans: list[Scan], cache, *, axis="axial", count=0, workers=2, p
                 part = list(islice(numbered, 4 * workers))
                 for i, found in enumerate(pool.map(read, part), start):
                     if isinstance(found, DataError):
-                        say(f"left out: {found}")
+                        warn(f"left out: {found}")
                         bad.append(i)
                         continue
                     for label, array in found:
@@ -476,7 +352,7 @@ def shuffled(n: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, 1, epoch]).permutation(n)
 
 
-def onto(array: np.ndarray, device: str) -> torch.Tensor:
+def to_device(array: np.ndarray, device: str) -> torch.Tensor:
     """The array as a tensor on the device; from pinned memory, a copy to CUDA does not wait."""
     tensor = torch.from_numpy(array)
     tensor = tensor.pin_memory() if device.startswith("cuda") else tensor
@@ -548,8 +424,8 @@ def training_batch(
         pixels = np.ascontiguousarray(hr[tuple(window)])
         samples.append((pixels, matrices, pixels[tuple(inside)], gain / 255))
 
-    gain = onto(np.array([sample[3] for sample in samples], np.float32)[:, None, None], device)
-    hr = onto(np.stack([sample[2] for sample in samples]), device) * gain
+    gain = to_device(np.array([sample[3] for sample in samples], np.float32)[:, None, None], device)
+    hr = to_device(np.stack([sample[2] for sample in samples]), device) * gain
     lr = torch.empty(len(samples), height, width, device=device)
     for parts in (1, 2):  # k-space samples need whole slices and complex matrices, others do not
         group = [i for i, sample in enumerate(samples) if len(sample[1][0]) == parts]
@@ -564,7 +440,7 @@ def training_batch(
             window, matrices, *_ = samples[i]
             pixels[n, : window.shape[0], : window.shape[1]] = window
             down[n, ..., : window.shape[0]], across[n, ..., : window.shape[1]] = matrices
-        pixels, down, across = (onto(array, device) for array in (pixels, down, across))
+        pixels, down, across = (to_device(array, device) for array in (pixels, down, across))
         small = apply_axes(pixels.float(), down, across)
         for n, i in enumerate(group):
             lr[i] = small[n]
@@ -574,157 +450,5 @@ def training_batch(
             (batch_size, height, width), np.float32
         )
         noise *= 0.02 * np.maximum(0, 0.25 - dice[:, 6, None, None]).astype(np.float32)
-        lr += onto(noise[rank::world], device)
+        lr += to_device(noise[rank::world], device)
     return quantise(lr[:, None]), hr[:, None]
-
-
-# --- from scans to a folder of slices -------------------------------------------------------------
-
-
-def height_width(text: str) -> tuple[int, int]:
-    """An argparse type: `240x256` as (240, 256)."""
-    height, _, width = text.lower().partition("x")
-    if not (height.isdecimal() and width.isdecimal() and 4 <= int(height) * int(width) <= 2**26):
-        raise ValueError
-    return int(height), int(width)
-
-
-def read_classes(source: Path, spec: str) -> dict[str, str]:
-    """{subject without `sub-`: class} from `table.tsv:column`, looked for in the data folder too.
-
-    The subjects are in the column participant_id, Subject or PTID, or else in the first one.
-    Raises UsageError for a table or column that is not there.
-    """
-    name, _, column = spec.rpartition(":")
-    path = next((p for p in (Path(name), source / name) if name and p.is_file()), None)
-    if path is None:
-        raise UsageError(f"--classes {spec}: no such table; give FILE:COLUMN")
-    with reading(path), open(path, encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="," if suffix(path) == ".csv" else "\t"))
-    columns = list(rows[0]) if rows else []
-    if column not in columns:
-        raise UsageError(f"--classes {spec}: {path} has the columns {', '.join(map(str, columns))}")
-    ids = next((c for c in ("participant_id", "Subject", "PTID") if c in columns), columns[0])
-    classes = {}
-    for row in rows:
-        subject, group = ((row[c] or "").strip() for c in (ids, column))
-        if group.lower() not in ("", "n/a", "nan"):
-            classes.setdefault(subject.removeprefix("sub-"), group)
-    return classes
-
-
-def crop_and_pad(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A slice cut and padded with zeros about its centre to (H, W); never resampled."""
-    for axis, (have, want) in enumerate(zip(pixels.shape, size)):
-        start = max(0, (have - want) // 2)
-        pixels = pixels.take(range(start, min(have, start + want)), axis)
-        before = (want - pixels.shape[axis]) // 2
-        around = [(0, 0), (0, 0)]
-        around[axis] = before, want - pixels.shape[axis] - before
-        pixels = np.pad(pixels, around)
-    return pixels
-
-
-def slice_names(scans: list[Scan]) -> list[str]:
-    """For each scan the beginning of its slices' names, from which `subject_of` knows the subject.
-
-    The subject, and `_scan-<n>` where there are several of one.
-    """
-    names, label_of, number = [], {}, Counter()
-    total = Counter(scan.subject for scan in scans)
-    for scan in scans:
-        subject = scan.subject
-        number[subject] += 1
-        end = f"_scan-{number[subject]}" if total[subject] > 1 else ""
-        if subject not in label_of:
-            label = re.sub(r"[^A-Za-z0-9.-]", "_", subject).strip(".-_")
-            if not label or subject_of(Path(f"{label}{end}_001.png"), ()) != label:
-                label = "sub-" + (re.sub(r"[^A-Za-z0-9]", "", subject) or "x")
-            taken = {other.casefold() for other in label_of.values()}
-            while label.casefold() in taken:
-                label += "x"
-            label_of[subject] = label
-        names.append(label_of[subject] + end)
-    return names
-
-
-def main(argv=None):
-    """Turn scans into slices: {train,test}/{class}/<subject>_<slice>.png."""
-    from PIL import Image
-    from tqdm import tqdm
-
-    parser = Parser("Turn a folder of scans into folders of slices, for train.py --data.")
-    add = parser.add_argument
-    add("source", metavar="SOURCE", help="folder of volumes (nii, mgz, img) or DICOM series")
-    add("out", metavar="OUT", help="new folder for {train,test}/{class}/<subject>_<slice>.png")
-    add("--slices", type=whole(0), default=20, help="central slices of a scan; 0: all usable")
-    add("--axis", default="axial", choices=PLANES, help="plane of the slices")
-    add("--size", type=height_width, metavar="HxW", help="cut and pad the slices, as 240x256")
-    add("--classes", metavar="FILE:COLUMN", help="table of the subjects, as participants.tsv:group")
-    add("--bits", type=int, default=8, choices=(8, 16), help="of the pictures")
-    add("--test", type=float, default=0.15, help="share of the subjects to test on; 0: none")
-    add("--seed", type=whole(0), default=0, help="of the split")
-    add("--workers", type=whole(1, 64), default=2, help="threads that read and write")
-    args = parser.parse_args(argv)
-    source, out = Path(args.source), Path(args.out)
-    if not 0 <= args.test < 1:
-        parser.error("--test must be in [0, 1)")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out}: exists already; name a new folder")
-
-    scans = [s for s in find_scans(source) if s.files or suffix(s.path) not in PICTURES]
-    if not scans:
-        raise DataError(f"{source}: holds no volumes (nii, mgz, img, dcm)")
-    if args.classes:
-        classes = read_classes(source, args.classes)
-        group_of = {scan: classes.get(scan.subject.removeprefix("sub-"), "") for scan in scans}
-        unknown = sorted({scan.subject for scan in scans if not group_of[scan]}, key=natural)
-        if unknown:
-            say(f"left out, without a class in {args.classes}: {', '.join(unknown)}")
-        scans = [replace(scan, group=group_of[scan]) for scan in scans if group_of[scan]]
-        if not scans:
-            raise DataError(f"{args.classes}: has none of the subjects in {source}")
-    split = split_subjects(scans, args.seed, validate=0, test=args.test)
-
-    def convert(job):
-        """Write the slices of one scan: their number, and whether they were cut."""
-        scan, name = job
-        group = re.sub(r"[^\w.-]", "_", scan.group).strip(".")
-        folder = out / split[scan.subject] / group
-        levels = 2**args.bits - 1
-        try:
-            slices = volume_slices(scan.path, args.axis, args.slices, scan.files, levels)
-            if not slices:
-                raise DataError(f"{scan.path}: has no usable {args.axis} slice")
-            folder.mkdir(parents=True, exist_ok=True)
-            for number, pixels in slices:
-                picture = crop_and_pad(pixels, args.size) if args.size else pixels
-                with atomic_write(folder / f"{name}_{number:03d}.png") as file:
-                    Image.fromarray(np.ascontiguousarray(picture)).save(file, format="PNG")
-        except DataError as error:
-            return error
-        return len(slices), bool(args.size) and any(np.greater(slices[0][1].shape, args.size))
-
-    counts, failed, cut = Counter(), 0, 0
-    with ThreadPoolExecutor(args.workers) as pool:
-        results = pool.map(convert, zip(scans, slice_names(scans)))
-        for scan, result in tqdm(zip(scans, results), total=len(scans), unit="scan"):
-            if isinstance(result, DataError):
-                failed += 1
-                say(f"left out: {result}")
-            else:
-                counts[split[scan.subject], scan.group] += result[0]
-                cut += result[1]
-    if cut:
-        say(f"{cut} scans are larger than {args.size[0]}x{args.size[1]} and were cut")
-    for (part, group), n in sorted(counts.items()):
-        subjects = {s.subject for s in scans if (split[s.subject], s.group) == (part, group)}
-        print(one_line(f"{part}/{group}: {len(subjects)} subjects, {n} slices"))
-    if not counts:
-        raise DataError(f"{source}: no scan could be read")
-    print("Try next:\n  " + one_line(f"python train.py --data {out}"))
-    return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -13,20 +13,17 @@ from tqdm import tqdm
 
 import dataset
 import modules
+from degradation import DEGRADATIONS, crop_to_scale, degrade, make_consistent
+from figures import cost_figure, curves_figure, grid_figure
+from metrics import metrics_table, score, summarise
 from utils import (
     DataError,
     Parser,
     atomic_write,
-    cost_figure,
-    curves_figure,
-    grid_figure,
+    int_between,
     load_checkpoint,
-    metrics_table,
     pick_device,
     run_main,
-    score,
-    summarise,
-    whole,
 )
 
 CONSISTENT = ", consistent"  # ends the name of a row that is projected onto the LR slice
@@ -35,7 +32,7 @@ CONSISTENT = ", consistent"  # ends the name of a row that is projected onto the
 def as_tensor(pixels: np.ndarray, device="cpu") -> torch.Tensor:
     """A uint8 slice (H, W) as float32 (1, 1, H', W') in [0, 1], cut to multiples of 4."""
     hr = torch.from_numpy(np.array(pixels)).to(device).float() / 255
-    return dataset.crop_to_scale(hr)[None, None]
+    return crop_to_scale(hr)[None, None]
 
 
 def evaluate(
@@ -51,14 +48,14 @@ def evaluate(
     rows = {}
     for i in tqdm(range(len(slices)), desc="scoring", unit="slice", disable=not progress):
         hr = as_tensor(slices[i], device)
-        lr = dataset.degrade(hr, degradation)
+        lr = degrade(hr, degradation)
         for name, network in networks.items():
             results = {name: modules.upscale(network, lr)}
             if consistent and name != "bicubic":
-                results[name + CONSISTENT] = dataset.make_consistent(results[name], lr, degradation)
+                results[name + CONSISTENT] = make_consistent(results[name], lr, degradation)
             for label, sr in results.items():
                 sr = sr.clamp(0, 1)
-                again = dataset.degrade(sr, degradation, rounded=False)
+                again = degrade(sr, degradation, rounded=False)
                 lr_rmse = float(torch.mean((again - lr) ** 2) ** 0.5)
                 rows.setdefault(label, []).append(score(sr[0, 0], hr[0, 0]) | {"lr_rmse": lr_rmse})
     table = {name: summarise(scores, slices.subject) for name, scores in rows.items()}
@@ -76,13 +73,15 @@ def main(argv=None):
     add("--data", help="folder of pictures or volumes; without it, the demonstration brain")
     add("--split", default="test", choices=("train", "val", "test", "all"),
         help="subjects to score; all: every slice of the folder")  # fmt: skip
-    add("--degradation", choices=dataset.DEGRADATIONS, default="bicubic", help="how LR is made")
+    add("--degradation", choices=DEGRADATIONS, default="bicubic", help="how LR is made")
     add("--consistent", action="store_true",
         help="a second row each: the result projected onto the measured LR slice")  # fmt: skip
     add("--axis", default="axial", choices=("axial", "coronal", "sagittal", "all"),
         help="planes, for volumes")  # fmt: skip
-    add("--slices", type=whole(0), default=0, help="central slices of a volume; 0: all usable")
-    add("--seed", type=whole(0), default=0, help="of the split, as given to train.py")
+    add(
+        "--slices", type=int_between(0), default=0, help="central slices of a volume; 0: all usable"
+    )
+    add("--seed", type=int_between(0), default=0, help="of the split, as given to train.py")
     add("--cache", default="runs/cache", help="folder for the decoded slices")
     add("--device", default="auto", help="auto, cpu, cuda, mps")
     add("--json", metavar="FILE", help="write the table as JSON too")
@@ -142,7 +141,7 @@ def draw_examples(path, network, slices, degradation: str, device="cpu") -> list
 
     def images_of(i):
         hr = as_tensor(slices[i], device)
-        lr = dataset.degrade(hr, degradation)
+        lr = degrade(hr, degradation)
         images = (lr, modules.upscale(bicubic, lr), modules.upscale(network, lr), hr)
         return [image.clamp(0, 1)[0, 0].cpu().numpy() for image in images]
 

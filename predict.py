@@ -27,25 +27,20 @@ from tqdm import tqdm
 import dataset
 import formats
 import modules
+from degradation import DEGRADATIONS, crop_to_scale, degrade, make_consistent
+from figures import busiest_window, comparison_figure, grid_figure
+from metrics import METRICS, metrics_table, psnr_of, score, summarise
 from utils import (
-    METRICS,
     DataError,
     Parser,
     UsageError,
     atomic_write,
-    busiest_window,
-    comparison_figure,
-    grid_figure,
+    int_between,
     load_checkpoint,
-    metrics_table,
     one_line,
     pick_device,
-    psnr_of,
     run_main,
-    say,
-    score,
-    summarise,
-    whole,
+    warn,
 )
 
 DEFAULT = Path(__file__).resolve().parent / "weights" / "default.pt"
@@ -72,7 +67,7 @@ def arguments(argv=None):
     add("--axis", default="auto", choices=("auto", *formats.PLANES),
         help="plane of a scan; auto: axial, or that of the two finest voxel sizes")  # fmt: skip
     add("--series", metavar="N", help="DICOM series to take, by its number")
-    add("--degradation", choices=dataset.DEGRADATIONS,
+    add("--degradation", choices=DEGRADATIONS,
         help="how the input was made, if known")  # fmt: skip
     add("--consistent", action=argparse.BooleanOptionalAction,
         help="project the result onto the input  (default: if --degradation is given)")  # fmt: skip
@@ -81,11 +76,11 @@ def arguments(argv=None):
         "or bicubic), upscale that, score the result")  # fmt: skip
     add = parser.add_argument_group("speed").add_argument
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    add("--threads", type=whole(0), default=0, help="CPU threads; 0: PyTorch's choice")
-    add("--workers", type=whole(0, 64), default=0,
+    add("--threads", type=int_between(0), default=0, help="CPU threads; 0: PyTorch's choice")
+    add("--workers", type=int_between(0, 64), default=0,
         help="batches of pictures at a time; 0: CPU threads and one more")  # fmt: skip
-    add("--batch-size", type=whole(1), default=8, help="slices at a time")
-    add("--tile", type=whole(1), default=modules.TILE,
+    add("--batch-size", type=int_between(1), default=8, help="slices at a time")
+    add("--tile", type=int_between(1), default=modules.TILE,
         help="longer edges are cut into tiles of this many pixels")  # fmt: skip
     add("--shard", type=shard, metavar="I/N",
         help="be worker I of N: do every N-th input  (default: as torchrun says)")  # fmt: skip
@@ -207,7 +202,7 @@ def read(job: Job, simulate: bool) -> formats.Picture:
     """Read a picture, for a simulation cut to multiples of 4."""
     picture = formats.read_picture(job.source)
     if simulate:
-        picture.pixels = dataset.crop_to_scale(picture.pixels)
+        picture.pixels = crop_to_scale(picture.pixels)
         if not picture.pixels.size:
             raise DataError(f"{job.source}: is too small to be shrunk by {SCALE}")
     return picture
@@ -349,10 +344,10 @@ class Tools:
         """
         lr, hr, bicubic = lr.to(self.device), None, None
         if self.simulate:
-            lr, hr = dataset.degrade(lr, self.degradation), lr
+            lr, hr = degrade(lr, self.degradation), lr
         sr = modules.upscale(self.network, lr, self.tile)
         if self.consistent:
-            sr = dataset.make_consistent(sr, lr, self.degradation)
+            sr = make_consistent(sr, lr, self.degradation)
         if compare:
             interpolate = modules.Interpolation("bicubic").to(self.device)
             bicubic = modules.upscale(interpolate, lr, self.tile)
@@ -540,11 +535,11 @@ def draw_volume(path: Path, job: Job, volume, plane: str, drawn, before, after) 
 def simulate_volume(job: Job, volume, plane: str, size: int, tools: Tools) -> tuple[list, list]:
     """Shrink the slices of a scan, upscale them and score them one by one and all together."""
     if volume.stored.ndim == 4:
-        say(f"{job.source}: the first of its {volume.stored.shape[3]} volumes is used")
+        warn(f"{job.source}: the first of its {volume.stored.shape[3]} volumes is used")
     data = volume.intensities()
     low, high = formats.intensity_range(data)
     slices = formats.slices_of(formats.to_ras(data, volume.affine), plane)
-    slices = dataset.crop_to_scale(slices)
+    slices = crop_to_scale(slices)
     if not slices.size:
         raise DataError(f"{job.source}: is too small to be shrunk by {SCALE}")
     shown = int((slices > low + 0.05 * (high - low)).mean(axis=(1, 2)).argmax())
@@ -604,7 +599,7 @@ def main(argv=None):
     name = args.degradation
     if args.simulate and not name:
         name = checkpoint["degradation"]
-        name = name if name in dataset.DEGRADATIONS else "bicubic"
+        name = name if name in DEGRADATIONS else "bicubic"
 
     # A folder: my share of the inputs, without what is finished.
     folder = Path(args.image).is_dir() and [job.source for job in jobs] != [Path(args.image)]
@@ -634,7 +629,7 @@ def main(argv=None):
         bar.update()
         counts["failed"] += 1
         with tqdm.external_write_mode(file=sys.stderr):
-            say(f"skipped: {error}")
+            warn(f"skipped: {error}")
 
     with bar:
         predict(jobs, output, args, tools, done, failed)

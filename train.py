@@ -17,7 +17,6 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections import defaultdict
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -31,25 +30,25 @@ from tqdm import tqdm
 
 import dataset
 import modules
+from degradation import DEGRADATIONS, degrade
 from evaluate import as_tensor, evaluate
+from figures import grid_figure, loss_figure
+from metrics import metrics_table, psnr_of
+from optim import learning_rate, optimisers_of
 from utils import (
     CHECKPOINT_VERSION,
     DataError,
     Parser,
     UsageError,
+    as_data_error,
     atomic_write,
     bf16_works,
-    grid_figure,
+    int_between,
     load_checkpoint,
-    loss_figure,
-    metrics_table,
     pick_device,
-    psnr_of,
-    reading,
     reason,
     run_main,
     save_checkpoint,
-    whole,
 )
 
 LOG_FIELDS = ("iteration", "loss", "lr", "val_mse", "val_psnr", "bicubic_psnr")
@@ -64,20 +63,24 @@ def arguments(argv=None):
     parser = Parser(__doc__.split("\n\n")[0])
     add = parser.add_argument_group("data").add_argument
     add("--data", help="folder of pictures or volumes; without it, a demonstration brain")
-    add("--degradation", default="bicubic", choices=(*dataset.DEGRADATIONS, "mixed"),
+    add("--degradation", default="bicubic", choices=(*DEGRADATIONS, "mixed"),
         help="how LR slices are made from HR ones")  # fmt: skip
     add("--axis", default="axial", choices=("axial", "coronal", "sagittal", "all"),
         help="planes to train on, for volumes")  # fmt: skip
-    add("--slices", type=whole(0), default=0, help="central slices of a volume; 0: all usable")
+    add(
+        "--slices", type=int_between(0), default=0, help="central slices of a volume; 0: all usable"
+    )
     add("--cache", default="runs/cache", help="folder for the decoded slices")
-    add("--workers", type=whole(1, 64), default=min(8, os.cpu_count() or 1),
+    add("--workers", type=int_between(1, 64), default=min(8, os.cpu_count() or 1),
         help="threads that read and decode")  # fmt: skip
     add = parser.add_argument_group("network").add_argument
     add("--model", default="deep", choices=modules.NETWORKS,
         help="deep: the default network; espcn: the plain one")  # fmt: skip
-    add("--channels", type=whole(1, 1024), help="feature channels  (default: 48, espcn: 64)")
-    add("--blocks", type=whole(0, 1024), default=13, help="convolutions in the middle of deep")
-    add("--half", type=whole(0, 1024), default=4, help="further ones at half the resolution")
+    add("--channels", type=int_between(1, 1024), help="feature channels  (default: 48, espcn: 64)")
+    add(
+        "--blocks", type=int_between(0, 1024), default=13, help="convolutions in the middle of deep"
+    )
+    add("--half", type=int_between(0, 1024), default=4, help="further ones at half the resolution")
     add("--kernel", default="1x3", choices=modules.CHOICES["kernel"],
         help="of all of these; 1x3: in turns with 3x1")  # fmt: skip
     add("--skip", default="bicubic", choices=modules.CHOICES["skip"],
@@ -88,10 +91,18 @@ def arguments(argv=None):
     add("--bias", action="store_true", help="give deep's convolutions biases")
     add("--weights", metavar="FILE", help="start from these weights, whose network it then is")
     add = parser.add_argument_group("training").add_argument
-    add("--epochs", type=whole(1), help="passes over the training slices, instead of --iterations")
-    add("--iterations", type=whole(1), help="optimiser steps  (default: 2000 demo, 12000 data)")
-    add("--batch-size", type=whole(1), default=8, help="slices a step, over all processes")
-    add("--patch-size", type=whole(0, 1024), default=32,
+    add(
+        "--epochs",
+        type=int_between(1),
+        help="passes over the training slices, instead of --iterations",
+    )
+    add(
+        "--iterations",
+        type=int_between(1),
+        help="optimiser steps  (default: 2000 demo, 12000 data)",
+    )
+    add("--batch-size", type=int_between(1), default=8, help="slices a step, over all processes")
+    add("--patch-size", type=int_between(0, 1024), default=32,
         help="LR pixels along an edge; 0: whole slices, less empty margins")  # fmt: skip
     add("--optimizer", default="muon", choices=("muon", "adam"),
         help="muon: for the kernels between first and last layer, Adam for the rest")  # fmt: skip
@@ -100,12 +111,12 @@ def arguments(argv=None):
     add("--schedule", default="cosine", choices=("cosine", "constant"), help="of the learning rate")
     add("--ema", type=float, default=0.999, help="decay of the weight average; 0: none")
     add("--no-augment", action="store_true", help="no flips, turns, brightness, grid shifts")
-    add("--seed", type=whole(0), default=0, help="of weights, split, order and augmentation")
+    add("--seed", type=int_between(0), default=0, help="of weights, split, order and augmentation")
     add = parser.add_argument_group("run").add_argument
     add("--run", help="folder for the results  (default: runs/<date>-<time>)")
     add("--resume", metavar="RUN", help="go on with a run that was cut off")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    add("--threads", type=whole(0, 1024), default=0, help="CPU threads; 0: PyTorch's choice")
+    add("--threads", type=int_between(0, 1024), default=0, help="CPU threads; 0: PyTorch's choice")
     add("--amp", action="store_true", help="bf16 matrix products, faster where the chip has them")
     add("--compile", action="store_true", help="torch.compile the network; needs a C++ compiler")
     add("--deterministic", action="store_true", help="same result on CUDA too, slower")
@@ -143,64 +154,6 @@ def arguments(argv=None):
     return args
 
 
-def learning_rate(iteration: int, total: int, peak: float, schedule: str) -> float:
-    """Warm-up over 2 % of the run, then half a cosine down to nearly 0; or constant."""
-    if schedule == "constant":
-        return peak
-    warm = max(1, total // 50)
-    if iteration < warm:
-        return peak * (iteration + 1) / warm
-    return peak * 0.5 * (1 + math.cos(math.pi * (iteration - warm) / max(1, total - warm)))
-
-
-class Muon(torch.optim.Optimizer):
-    """Momentum of which each step is made orthogonal, for kernels (out, in, h, w) of hidden layers.
-
-    A step, as a matrix (out, in h w), is replaced by the semi-orthogonal matrix next to it, with
-    all singular values near 1, so that no direction waits for the few that dominate the gradient:
-    Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024, with its five
-    Newton-Schulz iterations. The spectral norm of a step is the same for kernels of all sizes, as
-    fits layers that give about as many channels as they take (Bernstein, "Deriving Muon", 2025).
-    fp32, and kernels of one size at once, as PyTorch's own takes matrices only, one by one and in
-    bf16, which not every CPU can do.
-    """
-
-    def __init__(self, kernels, lr: float, momentum: float = 0.9):
-        super().__init__(kernels, dict(lr=lr, momentum=momentum))
-
-    @torch.no_grad()
-    def step(self):
-        for group in self.param_groups:
-            sizes, momentum = defaultdict(list), group["momentum"]
-            for kernel in group["params"]:
-                if kernel.grad is None:  # a layer without a part in the result
-                    continue
-                mean = self.state[kernel].setdefault("mean", torch.zeros_like(kernel))
-                mean.lerp_(kernel.grad, 1 - momentum)
-                step = kernel.grad.lerp(mean, momentum).flatten(1)
-                sizes[step.shape].append((kernel, step))
-            for found in sizes.values():
-                steps = torch.stack([step for _, step in found])
-                tall = steps.shape[1] > steps.shape[2]
-                steps = steps.mT if tall else steps  # the products below are of the shorter side
-                steps /= torch.linalg.matrix_norm(steps, keepdim=True) + 1e-12
-                for _ in range(5):
-                    square = steps @ steps.mT
-                    steps = 3.4445 * steps + (2.0315 * square @ square - 4.775 * square) @ steps
-                steps = 9.6 * group["lr"] * (steps.mT if tall else steps)
-                for (kernel, _), step in zip(found, steps):
-                    kernel -= step.reshape(kernel.shape)
-
-
-def optimisers_of(network, name: str, lr: float) -> list:
-    """Muon for the hidden convolutions' kernels and Adam for the rest; or Adam for all."""
-    convolutions = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
-    hidden = [c.weight for c in convolutions[1:-1]] if name == "muon" else []
-    rest = [p for p in network.parameters() if not any(p is kernel for kernel in hidden)]
-    adam = torch.optim.Adam(rest, lr, fused=rest[0].device.type in ("cpu", "cuda"))
-    return [adam, Muon(hidden, lr)] if hidden else [adam]
-
-
 def load_data(args):
     """{'train', 'val', 'test': Slices} and the data set's fingerprint."""
     if not args.data:
@@ -232,7 +185,7 @@ def world() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def even(slices, most: int):
+def evenly_spaced(slices, most: int):
     """At most this many slices, evenly chosen."""
     step = np.linspace(0, len(slices) - 1, min(most, len(slices)))
     return slices.take(np.unique(step.round().astype(int)))
@@ -240,11 +193,11 @@ def even(slices, most: int):
 
 def validation_pairs(slices, args, device):
     """(index, LR, HR) of this process's share of the validation slices; `mixed` takes turns."""
-    names = dataset.DEGRADATIONS if args.degradation == "mixed" else (args.degradation,)
+    names = DEGRADATIONS if args.degradation == "mixed" else (args.degradation,)
     pairs = []
     for i in range(rank(), len(slices), world()):
         hr = as_tensor(slices[i], device)
-        pairs.append((i, dataset.degrade(hr, names[i % len(names)]), hr))
+        pairs.append((i, degrade(hr, names[i % len(names)]), hr))
     return pairs
 
 
@@ -334,7 +287,7 @@ def examples(run: Path, network, slices, degradation: str, device) -> None:
     rows = []
     for i in np.linspace(0, len(slices) - 1, 5).round().astype(int)[1:4]:
         hr = as_tensor(slices[i], device)
-        lr = dataset.degrade(hr, degradation)
+        lr = degrade(hr, degradation)
         images = [lr, bicubic(lr), modules.upscale(network, lr), hr]
         rows.append([image[0, 0].clamp(0, 1).cpu().numpy() for image in images])
     names = [f"low resolution ({degradation})", "bicubic", "this network", "truth"]
@@ -415,7 +368,7 @@ def train(args, device) -> int:
         dist.barrier()
     if args.dry_run:
         args.iterations, args.epochs, args.batch_size, args.patch_size = 2, None, world(), 8
-        parts = {name: even(part, 2) for name, part in parts.items()}
+        parts = {name: evenly_spaced(part, 2) for name, part in parts.items()}
     n = len(parts["train"])
     total = args.iterations or (12000 if args.data else 2000)
     if args.epochs:
@@ -460,13 +413,13 @@ def train(args, device) -> int:
                 f"{run}: was begun by an older version of train.py, which computed something else; "
                 "begin anew, perhaps with its weights: --weights"
             )
-        with reading(run / "last.pt"):
+        with as_data_error(run / "last.pt"):
             network.load_state_dict(state["model"])
             average.load_state_dict(state["average"])
             for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
                 optimiser.load_state_dict(saved)
             start, best = state["iteration"], state["best"]
-        with reading(run / "log.csv"):
+        with as_data_error(run / "log.csv"):
             rows = read_log(run / "log.csv", start)
         if total < start:
             raise UsageError(f"--resume {run}: has done {start} iterations already, not {total}")
@@ -481,7 +434,7 @@ def train(args, device) -> int:
         print(f"network:    {arch['name']}, {size} for a 60x64 slice; on {device}")
         print(f"run:        {run}, {total} iterations of {args.batch_size} slices", flush=True)
 
-    pairs = validation_pairs(few := even(parts["val"], VALIDATION_SLICES), args, device)
+    pairs = validation_pairs(few := evenly_spaced(parts["val"], VALIDATION_SLICES), args, device)
     bicubic = validate(modules.Interpolation("bicubic").to(device), pairs, len(few))[1]
     model = network
     if args.compile:

@@ -1,0 +1,64 @@
+"""The optimiser and the learning rate."""
+
+import math
+from collections import defaultdict
+
+import torch
+
+
+def learning_rate(iteration: int, total: int, peak: float, schedule: str) -> float:
+    """Warm-up over 2 % of the run, then half a cosine down to nearly 0; or constant."""
+    if schedule == "constant":
+        return peak
+    warm = max(1, total // 50)
+    if iteration < warm:
+        return peak * (iteration + 1) / warm
+    return peak * 0.5 * (1 + math.cos(math.pi * (iteration - warm) / max(1, total - warm)))
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum of which each step is made orthogonal, for kernels (out, in, h, w) of hidden layers.
+
+    A step, as a matrix (out, in h w), is replaced by the semi-orthogonal matrix next to it, with
+    all singular values near 1, so that no direction waits for the few that dominate the gradient:
+    Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024, with its five
+    Newton-Schulz iterations. The spectral norm of a step is the same for kernels of all sizes, as
+    fits layers that give about as many channels as they take (Bernstein, "Deriving Muon", 2025).
+    fp32, and kernels of one size at once, as PyTorch's own takes matrices only, one by one and in
+    bf16, which not every CPU can do.
+    """
+
+    def __init__(self, kernels, lr: float, momentum: float = 0.9):
+        super().__init__(kernels, dict(lr=lr, momentum=momentum))
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            sizes, momentum = defaultdict(list), group["momentum"]
+            for kernel in group["params"]:
+                if kernel.grad is None:  # a layer without a part in the result
+                    continue
+                mean = self.state[kernel].setdefault("mean", torch.zeros_like(kernel))
+                mean.lerp_(kernel.grad, 1 - momentum)
+                step = kernel.grad.lerp(mean, momentum).flatten(1)
+                sizes[step.shape].append((kernel, step))
+            for found in sizes.values():
+                steps = torch.stack([step for _, step in found])
+                tall = steps.shape[1] > steps.shape[2]
+                steps = steps.mT if tall else steps  # the products below are of the shorter side
+                steps /= torch.linalg.matrix_norm(steps, keepdim=True) + 1e-12
+                for _ in range(5):
+                    square = steps @ steps.mT
+                    steps = 3.4445 * steps + (2.0315 * square @ square - 4.775 * square) @ steps
+                steps = 9.6 * group["lr"] * (steps.mT if tall else steps)
+                for (kernel, _), step in zip(found, steps):
+                    kernel -= step.reshape(kernel.shape)
+
+
+def optimisers_of(network, name: str, lr: float) -> list:
+    """Muon for the hidden convolutions' kernels and Adam for the rest; or Adam for all."""
+    convolutions = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
+    hidden = [c.weight for c in convolutions[1:-1]] if name == "muon" else []
+    rest = [p for p in network.parameters() if not any(p is kernel for kernel in hidden)]
+    adam = torch.optim.Adam(rest, lr, fused=rest[0].device.type in ("cpu", "cuda"))
+    return [adam, Muon(hidden, lr)] if hidden else [adam]
