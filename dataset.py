@@ -23,10 +23,10 @@ import numpy as np
 import torch
 
 from degradation import DEGRADATIONS, SCALE, apply_axes, axis_matrix, crop_to_scale, quantise
+from dicom import dicom_series
 from formats import (
     PICTURES,
     VOLUMES,
-    dicom_series,
     intensity_range,
     kind_of,
     natural,
