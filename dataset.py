@@ -14,7 +14,7 @@ import os
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from degradation import DEGRADATIONS, SCALE, apply_axes, axis_matrix, crop_to_scale, quantise
+from degradation import Scale, crop_to_scale, degrade, draw_degradation, random_contrast
+from description import describe_degradation
 from dicom import dicom_series
 from formats import (
     PICTURES,
@@ -42,8 +43,6 @@ from utils import (
     reason,
     warn,
 )
-
-MIXED = (0.3, 0.2, 0.15, 0.35)  # share of each of them in training with --degradation mixed
 
 # --- whose slice it is ----------------------------------------------------------------------------
 
@@ -202,8 +201,8 @@ def content_of(pixels: np.ndarray) -> np.ndarray:
     bright, box = pixels > pixels.max() // 20, []
     for axis, size in enumerate(pixels.shape):
         where = np.flatnonzero(bright.any(axis=1 - axis))
-        first, last = where[[0, -1]] // SCALE if len(where) else (0, size)
-        box.append((first, min(size // SCALE, last + 1) - first))
+        first, last = where[[0, -1]] // 4 if len(where) else (0, size)
+        box.append((first, min(size // 4, last + 1) - first))
     return np.array(box, np.int32).T
 
 
@@ -215,7 +214,7 @@ def scan_slices(scan: Scan, axis: str, count: int) -> list[tuple[str, np.ndarray
             raise DataError(f"{scan.path}: no slice with enough foreground")
         return [(f"{scan.path}#{n}", pixels) for n, pixels in slices]
     pixels = read_picture(scan.path).pixels
-    if min(pixels.shape) < SCALE:
+    if min(pixels.shape) < 4:
         raise DataError(
             f"{scan.path}: {pixels.shape[1]}x{pixels.shape[0]} is too small to train on"
         )
@@ -345,6 +344,22 @@ def demo_slices(cache) -> tuple[dict[str, Slices], str]:
 
 # --- batches --------------------------------------------------------------------------------------
 
+VIEW = 64  # LR pixels along an edge of what the estimator of the degradation sees
+
+
+@dataclass
+class Batch:
+    """One training step: all float32, N samples.
+
+    lr (N, 1, P, P) and hr (N, 1, rows P, columns P) in [0, 1]; view (N, 1, VIEW, VIEW): a larger
+    part of the LR slices; description (N, ENTRIES): their true degradation.
+    """
+
+    lr: torch.Tensor
+    hr: torch.Tensor
+    view: torch.Tensor
+    description: torch.Tensor
+
 
 @lru_cache(maxsize=2)
 def shuffled(n: int, seed: int, epoch: int) -> np.ndarray:
@@ -352,103 +367,75 @@ def shuffled(n: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, 1, epoch]).permutation(n)
 
 
+def training_batch(
+    slices: Slices, iteration: int, *, seed: int, batch_size: int, patch: int, degradation: str,
+    scale: Scale = (4, 4), augment: bool = True, device: str = "cpu", rank: int = 0, world: int = 1,
+) -> Batch:  # fmt: skip
+    """The samples of one training step.
+
+    A pure function of (seed, iteration): nothing has to be stored to resume, and `world` processes
+    that each make their share (every world-th sample) see together what one process would.
+    patch: in LR pixels; 0: whole slices, padded with black to the largest of the batch.
+    """
+    samples = []
+    for number in range(iteration * batch_size + rank, (iteration + 1) * batch_size, world):
+        rng = np.random.default_rng([seed, 2, number])
+        pixels = slices[shuffled(len(slices), seed, number // len(slices))[number % len(slices)]]
+        samples.append(training_sample(pixels, rng, patch, degradation, scale, augment))
+    sizes = [tuple(max(x.shape[a] for x in group) for a in (0, 1)) for group in zip(*samples)]
+    lr, hr, view, description = (
+        to_device(np.stack([fit(x, size) for x in group]), device)
+        for group, size in zip(zip(*samples), sizes)
+    )
+    return Batch(lr[:, None], hr[:, None], view[:, None], description[:, 0])
+
+
+def training_sample(pixels, rng, patch, degradation, scale, augment) -> tuple[np.ndarray, ...]:
+    """LR and HR patch, view and description of one slice, as float32 arrays (H, W).
+
+    The whole slice is degraded, by the same function as in validation and evaluation, and the patch
+    is cut out of the result: patches carry no trace of having been cut out. augment: flips, quarter
+    turns, the LR grid at any HR pixel, brightness, with `wide` other contrasts: all of this only
+    changes how the same slice is looked at.
+    """
+    rows, columns = scale
+    gain = 1.0
+    if augment:
+        # Mostly upright, as most pictures are.
+        upside_down, mirrored, turned = rng.random(3) < (0.25, 0.5, 0.25)
+        pixels = pixels[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
+        pixels = pixels.T if turned and rows == columns else pixels
+        top, left = (
+            int(rng.integers(min(s, max(1, n - s + 1)))) for s, n in zip(scale, pixels.shape)
+        )
+        pixels = pixels[top:, left:]
+        gain = rng.uniform(0.7, 1)
+    pixels = crop_to_scale(pixels, scale)
+    levels = np.arange(256, dtype=np.float32) / 255
+    if augment and degradation == "wide" and rng.random() < 0.35:
+        levels = random_contrast(rng)
+    hr = torch.from_numpy((levels * np.float32(gain))[pixels])[None, None]
+    way = draw_degradation(degradation, rng, scale)
+    # Noise as a share of the slice's own white, not of the brightness that was drawn.
+    lr = degrade(hr, replace(way, noise=way.noise * gain), scale, seed=rng.integers(2**32))
+    lr, hr = lr[0, 0].numpy(), hr[0, 0].numpy()
+    view = lr[tuple(slice(int(rng.integers(max(1, n - VIEW + 1))), None) for n in lr.shape)]
+    if patch:
+        y, x = (int(rng.integers(max(1, n - patch + 1))) for n in lr.shape)
+        lr = fit(lr[y:, x:], (patch, patch))
+        hr = fit(hr[rows * y :, columns * x :], (rows * patch, columns * patch))
+    return lr, hr, fit(view, (VIEW, VIEW)), describe_degradation(way, scale).numpy()
+
+
+def fit(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The upper left corner of this size, with zeros where the array ends."""
+    array = array[: size[0], : size[1]]
+    missing = [(0, want - have) for want, have in zip(size, array.shape)]
+    return np.pad(array, missing) if any(m for _, m in missing) else array
+
+
 def to_device(array: np.ndarray, device: str) -> torch.Tensor:
     """The array as a tensor on the device; from pinned memory, a copy to CUDA does not wait."""
     tensor = torch.from_numpy(array)
     tensor = tensor.pin_memory() if device.startswith("cuda") else tensor
     return tensor.to(device, non_blocking=True)
-
-
-def training_batch(
-    slices: Slices,
-    iteration: int,
-    *,
-    seed: int,
-    batch_size: int,
-    patch: int,
-    degradation: str,
-    augment: bool = True,
-    device: str = "cpu",
-    rank: int = 0,
-    world: int = 1,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """LR (N, 1, P, P) and HR (N, 1, 4 P, 4 P) of one training step.
-
-    A pure function of (seed, iteration): nothing has to be stored to resume, and `world` processes
-    that each make their share (every world-th sample) see together what one process would.
-    The whole slice is degraded, and of the result only the patch is computed: patches carry no
-    trace of having been cut out. patch: in LR pixels; 0: whole slices but for empty margins.
-    augment: flips, quarter turns, the LR grid at any HR pixel, brightness. `mixed` adds noise.
-    """
-    dice = np.random.default_rng([seed, 2, iteration]).random((batch_size, 10))
-    numbers = range(iteration * batch_size, (iteration + 1) * batch_size)
-    chosen = [shuffled(len(slices), seed, n // len(slices))[n % len(slices)] for n in numbers]
-    if patch:
-        height = width = patch
-    else:
-        # One LR pixel around, within which the content stays wherever augmentation puts the grid.
-        room = slices.shape[chosen] // SCALE
-        height, width = np.minimum(slices.content[chosen] + 2, room).max(axis=0).tolist()
-    names = [degradation] * batch_size
-    if degradation == "mixed":
-        drawn = np.searchsorted(np.cumsum(MIXED[:-1]), dice[:, 5], side="right")
-        names = [DEGRADATIONS[i] for i in drawn]
-    samples = []
-    for b in range(rank, batch_size, world):
-        d, name = dice[b], names[b]
-        hr = slices[chosen[b]]
-        if augment:  # all of this only changes how the same pixels are looked at
-            hr = hr[:: 1 if d[7] < 0.5 else -1, :: 1 if d[8] < 0.5 else -1]
-            hr = hr.T if d[9] < 0.5 and patch else hr
-            top, left = (min(int(4 * x), s - SCALE) for x, s in zip(d[:2], hr.shape))
-            hr = hr[top:, left:]
-        hr = crop_to_scale(hr)
-        missing = [max(0, SCALE * p - s) for p, s in zip((height, width), hr.shape)]
-        if any(missing):
-            hr = np.pad(hr, [(0, m) for m in missing])
-        # Along each axis: where the patch starts, and which HR samples its LR samples are made of.
-        reach = max(hr.shape) if name == "kspace" else 2 * SCALE
-        matrices, window, inside = [], [], []
-        content = [(0, 0)] * 2 if patch else content_of(hr).T.tolist()
-        for size, p, where, (start, length) in zip(hr.shape, (height, width), d[2:4], content):
-            room = size // SCALE - p
-            if patch:
-                first = int(where * (room + 1))
-            else:
-                first = min(max(0, start - 1, start + length - p), room)
-            begin, end = max(0, SCALE * first - reach), min(size, SCALE * (first + p) + reach)
-            matrices.append(axis_matrix(name, size)[:, first : first + p, begin:end].numpy())
-            window.append(slice(begin, end))
-            inside.append(slice(SCALE * first - begin, SCALE * (first + p) - begin))
-        gain = 1 - 0.3 * d[4] if augment else 1.0
-        pixels = np.ascontiguousarray(hr[tuple(window)])
-        samples.append((pixels, matrices, pixels[tuple(inside)], gain / 255))
-
-    gain = to_device(np.array([sample[3] for sample in samples], np.float32)[:, None, None], device)
-    hr = to_device(np.stack([sample[2] for sample in samples]), device) * gain
-    lr = torch.empty(len(samples), height, width, device=device)
-    for parts in (1, 2):  # k-space samples need whole slices and complex matrices, others do not
-        group = [i for i, sample in enumerate(samples) if len(sample[1][0]) == parts]
-        if not group:
-            continue
-        # Stacked with zeros around, so that a batch takes two matrix products, not two a sample.
-        tall, wide = (max(samples[i][0].shape[axis] for i in group) for axis in (0, 1))
-        pixels = np.zeros((len(group), tall, wide), np.uint8)
-        down = np.zeros((len(group), parts, height, tall), np.float32)
-        across = np.zeros((len(group), parts, width, wide), np.float32)
-        for n, i in enumerate(group):
-            window, matrices, *_ = samples[i]
-            pixels[n, : window.shape[0], : window.shape[1]] = window
-            down[n, ..., : window.shape[0]], across[n, ..., : window.shape[1]] = matrices
-        pixels, down, across = (to_device(array, device) for array in (pixels, down, across))
-        small = apply_axes(pixels.float(), down, across)
-        for n, i in enumerate(group):
-            lr[i] = small[n]
-    lr *= gain
-    if degradation == "mixed":  # in a quarter of the slices scanner noise, up to 0.5 % of white
-        noise = np.random.default_rng([seed, 3, iteration]).standard_normal(
-            (batch_size, height, width), np.float32
-        )
-        noise *= 0.02 * np.maximum(0, 0.25 - dice[:, 6, None, None]).astype(np.float32)
-        lr += to_device(noise[rank::world], device)
-    return quantise(lr[:, None]), hr[:, None]

@@ -1,47 +1,180 @@
-"""HR slices to LR slices in every named way, and the projection back onto a measured LR slice."""
+"""HR slices to LR slices in every named way, and the projection back onto a measured LR slice.
 
+The ways differ in the point spread along each axis, in noise and in compression. All share one
+sample grid: along an axis enlarged by a factor s, LR pixel i is centred on HR coordinate
+s i + (s - 1) / 2, as `align_corners=False` has it.
+"""
+
+import re
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
-SCALE = 4
-DEGRADATIONS = ("bicubic", "bilinear", "bilinear-plain", "kspace")
+from utils import UsageError
+
+Scale = tuple[int, int]  # how often the rows and the columns are enlarged: (4, 4); (4, 1)
+
+NAMED = ("bicubic", "bilinear", "bilinear-plain", "kspace")
+ALL = (  # the cells of the table in STUDY.md
+    *NAMED, "lanczos", "box", "nearest",
+    *(f"blur-{width:g}" for width in (0.5, 1, 1.5, 2, 3)),
+    *(f"rician-{percent}" for percent in (1, 2, 5, 10)),
+    *(f"jpeg-{quality}" for quality in (95, 75, 50)),
+    *(f"zerofill-{factor:g}" for factor in (1.33, 2)),
+)  # fmt: skip
+KERNELS = ("bicubic", "bilinear", "bilinear-plain", "kspace", "lanczos", "box", "nearest", "blur",
+           "slab")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """How LR slices are made of HR slices.
+
+    kernel: the point spread, one of KERNELS. width, along rows and columns: of `blur` the full
+    width at half maximum of a Gaussian, of `slab` that of a box, both in LR pixels; of `kspace` the
+    factor of zero filling: 2 means that half of what the LR grid could hold was measured. noise:
+    standard deviation as a share of white, Gaussian, or Rician as in magnitude images. jpeg:
+    quality, 0 for no compression.
+    """
+
+    kernel: str = "bicubic"
+    width: tuple[float, float] = (1.0, 1.0)
+    noise: float = 0.0
+    rician: bool = False
+    jpeg: int = 0
+
+
+def parse_scale(text: str) -> Scale:
+    """`4` as (4, 4), `4x1` as (4, 1): how often the rows and the columns are enlarged."""
+    rows, _, columns = text.lower().partition("x")
+    scale = int(rows), int(columns or rows)
+    if not (all(1 <= s <= 8 for s in scale) and max(scale) > 1):
+        raise ValueError(f"{text} is no scale from 2 to 8")
+    return scale
+
+
+def scale_name(scale: Scale) -> str:
+    """(4, 4) as `4`, (4, 1) as `4x1`."""
+    return f"{scale[0]}" if scale[0] == scale[1] else f"{scale[0]}x{scale[1]}"
+
+
+def parse_degradation(name: str) -> Degradation:
+    """A degradation from its name: a kernel, and with + more of it, as `blur-1.5+rician-2+jpeg-75`.
+
+    `blur-2`: Gaussian of 2 LR pixels; `slab-0.8`: box of 0.8 LR pixels, a slice thinner than the
+    distance of slices; `zerofill-2`: k-space of half the width, zero-filled; `rician-2`,
+    `gaussian-2`: noise of 2 % of white; `jpeg-75`: quality 75. Raises UsageError.
+    """
+    found = Degradation()
+    for part in name.split("+"):
+        word, number = re.fullmatch(r"(.*?)(?:-(\d+(?:\.\d+)?))?", part).groups()
+        value = float(number) if number else None
+        if value is None and word in KERNELS[:-2]:
+            found = replace(found, kernel=word)
+        elif value and word in ("blur", "slab") and 0.1 <= value <= 5:
+            found = replace(found, kernel=word, width=(value, value))
+        elif value and word == "zerofill" and 1 <= value <= 4:
+            found = replace(found, kernel="kspace", width=(value, value))
+        elif value is not None and word in ("rician", "gaussian") and value <= 30:
+            found = replace(found, noise=value / 100, rician=word == "rician")
+        elif value and word == "jpeg" and 1 <= value <= 100:
+            found = replace(found, jpeg=int(value))
+        else:
+            raise UsageError(
+                f"degradation {part!r} is unknown; known are {', '.join(KERNELS[:-2])}, blur-1.5, "
+                "slab-0.8, zerofill-2, rician-2, gaussian-2, jpeg-75, and several with +"
+            )
+    return found
+
+
+# --- point spreads --------------------------------------------------------------------------------
+
+
+def axis_matrix(kernel: str, size: int, factor: int, width: float = 1.0, device: str = "cpu"):
+    """The degradation along one axis as a matrix, float32 (k, size / factor, size).
+
+    Every point spread here is linear and separable, so LR = A_h HR A_w^T. k is 1; for `kspace` it
+    is 2, the real and the imaginary part of the cropped Fourier transform. Factor 1: the identity.
+    """
+    if kernel in ("blur", "slab"):  # of any width: not worth keeping
+        return point_spread(kernel, size, factor, width).to(device)
+    return fixed_matrix(kernel, size, factor, width, device)
+
+
+def point_spread(kernel: str, size: int, factor: int, width: float) -> torch.Tensor:
+    """`axis_matrix` of a point spread given by its shape, its weights normalised to sum 1."""
+    if factor == 1:
+        return torch.eye(size)[None]
+    centre = factor * np.arange(size // factor)[:, None] + (factor - 1) / 2
+    distance = (np.arange(size) - centre).astype(np.float32)
+    if kernel == "blur":
+        weights = np.exp(-4 * np.log(2) * (distance / np.float32(factor * width)) ** 2)
+    elif kernel == "slab":  # the part of each HR pixel that the box covers
+        weights = np.clip(factor * width / 2 - abs(distance) + 0.5, 0, min(1, factor * width))
+    else:  # Lanczos with three lobes
+        x = distance / factor
+        weights = np.where(abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0).astype(np.float32)
+    weights = weights / weights.sum(1, keepdims=True)
+    return torch.from_numpy(weights.astype(np.float32))[None]
 
 
 @lru_cache(maxsize=256)
-def axis_matrix(name: str, size: int, device: str = "cpu") -> torch.Tensor:
-    """The degradation along one axis as a matrix, float32 (k, size / 4, size).
-
-    Every degradation here is linear and separable, so LR = A_h HR A_w^T. k is 1; for `kspace` it is
-    2, the real and the imaginary part of the cropped Fourier transform. Row i is centred on HR
-    coordinate 4 i + 1.5, the sample grid of `align_corners=False`.
-    """
-    small = size // SCALE
-    if name == "kspace":
-        # Centre crop of the spectrum, with the linear phase that moves sample i to 4 i + 1.5.
-        k = torch.arange(-(small // 2), small - small // 2, dtype=torch.float64)
-        shift = 4 * torch.arange(small)[:, None] + 1.5 - torch.arange(size)
-        angle = 2 * torch.pi / size * shift.double()
-        matrix = torch.polar(torch.ones(1, dtype=torch.float64), angle[..., None] * k).sum(-1)
-        matrix = torch.view_as_real(matrix / size).permute(2, 0, 1)
+def fixed_matrix(kernel: str, size: int, factor: int, width: float, device: str) -> torch.Tensor:
+    """`axis_matrix` of the kernels without a free width; kept, as they come again."""
+    small = size // factor
+    if factor == 1:
+        matrix = torch.eye(size)[None]
+    elif kernel == "kspace":
+        # Centre crop of the spectrum, with the linear phase that moves the samples to their places:
+        # the sum of exp(i angle k) over the kept k.
+        kept = max(1, round(small / width))
+        place = factor * np.arange(small)[:, None] + (factor - 1) / 2 - np.arange(size)
+        half = np.pi / size * place + 1e-12  # half of the angle
+        kernel = np.sin(kept * half) / np.sin(half) * np.exp(1j * half * (kept - 1 - kept // 2 * 2))
+        matrix = torch.from_numpy(np.stack((kernel.real, kernel.imag)) / size)
+    elif kernel == "lanczos":
+        matrix = point_spread(kernel, size, factor, width)
     else:
-        # PyTorch's own resampling of the unit vectors: the definition, not an approximation of it.
-        mode, antialias = name.split("-")[0], name != "bilinear-plain"
+        # Interpolating the identity matrix gives the exact weights.
+        mode, plain = kernel.removesuffix("-plain"), {"antialias": not kernel.endswith("-plain")}
+        if kernel in ("box", "nearest"):
+            mode, plain = {"box": "area", "nearest": "nearest-exact"}[kernel], {}
         unit = torch.eye(size, dtype=torch.float64)[None, None]
-        matrix = F.interpolate(unit, (small, size), mode=mode, antialias=antialias)[0]
+        matrix = F.interpolate(unit, (small, size), mode=mode, **plain)[0]
     return matrix.float().contiguous().to(device)
 
 
 def apply_axes(hr: torch.Tensor, down: torch.Tensor, across: torch.Tensor) -> torch.Tensor:
-    """LR = down HR across^T with `axis_matrix`es or windows of them; not clamped, not rounded."""
-    h, w = down.shape[-2], across.shape[-2]
-    lr = down.flatten(-3, -2) @ hr @ across.flatten(-3, -2).mT
-    if lr.shape[-1] == w:
-        return lr
-    real = lr[..., :h, :w] - lr[..., h:, w:]
-    imaginary = lr[..., :h, w:] + lr[..., h:, :w]
+    """LR = |down HR across^T| with `axis_matrix`es; the magnitude matters for `kspace` only."""
+    parts = [[d @ hr @ a.mT for a in across] for d in down]
+    if len(parts) == len(parts[0]) == 1:
+        return parts[0][0]
+    real, imaginary = parts[0][0], 0
+    if len(down) == 2:
+        imaginary = imaginary + parts[1][0]
+    if len(across) == 2:
+        imaginary = imaginary + parts[0][1]
+    if len(down) == len(across) == 2:
+        real = real - parts[1][1]
     return torch.hypot(real, imaginary)
+
+
+def transfer_function(kernel: str, factor: int, width: float, frequencies) -> np.ndarray:
+    """What is left of each frequency (in cycles per LR pixel), complex, 1 at frequency 0.
+
+    Beyond half a cycle it tells how much of the frequency comes back as aliasing; its phase tells
+    that samples are off their places.
+    """
+    size = 16 * factor
+    row = axis_matrix(kernel, size, factor, width)[0, 8].double().numpy()
+    place = (np.arange(size) - (8 * factor + (factor - 1) / 2)) / factor
+    return np.exp(-2j * np.pi * np.outer(frequencies, place)) @ row
+
+
+# --- degrading ------------------------------------------------------------------------------------
 
 
 def quantise(lr: torch.Tensor) -> torch.Tensor:
@@ -49,46 +182,133 @@ def quantise(lr: torch.Tensor) -> torch.Tensor:
     return lr.clamp(0, 1).mul_(255).round_().div_(255)
 
 
-def degrade(hr: torch.Tensor, name: str, rounded: bool = True) -> torch.Tensor:
-    """The LR slices of HR slices: (N, 1, H, W) in [0, 1] -> (N, 1, H / 4, W / 4), 8-bit levels.
+def degrade(hr, degradation, scale: Scale = (4, 4), *, seed=0, rounded=True) -> torch.Tensor:
+    """The LR slices of HR slices: (N, 1, H, W) in [0, 1] -> (N, 1, H / rows, W / columns).
 
-    name: `bicubic` and `bilinear` (antialiased), `bilinear-plain` (not antialiased), `kspace` (the
-    magnitude of the central sixteenth of the 2-D Fourier transform). H and W are multiples of 4
-    (`crop_to_scale`). rounded: False leaves out clamping and rounding.
+    degradation: a Degradation or its name. seed: of the noise, a number or a list of them. H and W
+    are multiples of the scale (`crop_to_scale`). rounded: False leaves out noise, compression,
+    clamping and rounding to 8 bits, so that a linear operation is left.
     """
-    if hr.shape[-2] % SCALE or hr.shape[-1] % SCALE:
-        raise ValueError(f"{tuple(hr.shape)}: height and width must be multiples of {SCALE}")
-    down, across = (axis_matrix(name, size, str(hr.device)) for size in hr.shape[-2:])
+    way = parse_degradation(degradation) if isinstance(degradation, str) else degradation
+    if hr.shape[-2] % scale[0] or hr.shape[-1] % scale[1]:
+        raise ValueError(f"{tuple(hr.shape)}: height and width must be multiples of {scale}")
+    down, across = (
+        axis_matrix(way.kernel, n, s, w, str(hr.device))
+        for n, s, w in zip(hr.shape[-2:], scale, way.width)
+    )
     lr = apply_axes(hr, down, across)
-    return quantise(lr) if rounded else lr
+    if not rounded:
+        return lr
+    if way.noise:
+        draws = np.random.default_rng(seed).standard_normal((2, *lr.shape), np.float32)
+        real, imaginary = torch.from_numpy(draws * np.float32(way.noise)).to(lr.device)
+        lr = torch.hypot(lr + real, imaginary) if way.rician else lr + real
+    return compress(quantise(lr), way.jpeg) if way.jpeg else quantise(lr)
+
+
+def compress(lr: torch.Tensor, quality: int) -> torch.Tensor:
+    """LR slices after a JPEG of this quality."""
+    from torchvision.io import decode_jpeg, encode_jpeg
+
+    pixels = (lr * 255).round().to(torch.uint8).cpu()
+    pixels = torch.stack([decode_jpeg(encode_jpeg(slice_, quality)) for slice_ in pixels])
+    return pixels.to(lr.device).float() / 255
+
+
+def crop_to_scale(hr, scale: Scale = (4, 4)):
+    """Cut the last rows and columns so that both sizes are multiples of the scale."""
+    h, w = (n // s * s for n, s in zip(hr.shape[-2:], scale))
+    return hr[..., :h, :w]
+
+
+# --- drawing degradations for training ------------------------------------------------------------
+
+MIXED = (0.3, 0.2, 0.15, 0.35)  # shares of the named ones with --degradation mixed
+
+
+def draw_degradation(name: str, rng: np.random.Generator, scale: Scale) -> Degradation:
+    """The degradation of one training slice: the named one; a random one for `mixed`, `wide`."""
+    if name == "mixed":  # the named ones, in a quarter of the slices noise up to 0.5 % of white
+        noise = 0.02 * max(0.0, 0.25 - rng.random())
+        return Degradation(rng.choice(NAMED, p=MIXED), noise=noise)
+    if name != "wide":
+        return parse_degradation(name)
+    way = draw_point_spread(rng) if 1 not in scale else draw_slice_profile(rng)
+    if rng.random() < (0.25 if way.kernel in NAMED else 0.4):
+        noise = 10 ** rng.uniform(-2.7, -0.95)  # 0.2 to 11 %
+        way = replace(way, noise=noise, rician=bool(rng.random() < 0.6))
+    if rng.random() < 0.15:
+        way = replace(way, jpeg=int(rng.integers(30, 99)))
+    return way
+
+
+def draw_point_spread(rng: np.random.Generator) -> Degradation:
+    """In the plane: a named one, another of Pillow's, a Gaussian (round or oval), zero filling."""
+    kind = rng.choice(4, p=(0.46, 0.08, 0.3, 0.16))
+    if kind == 0:
+        return Degradation(rng.choice(NAMED, p=MIXED))
+    if kind == 1:
+        return Degradation(rng.choice(("lanczos", "box", "nearest")))
+    if kind == 2:
+        width = rng.uniform(0.3, 3.2)
+        return Degradation("blur", (width, width * rng.choice((1, rng.uniform(0.7, 1.4)))))
+    width = rng.uniform(1, 2.1)
+    return Degradation("kspace", (width, width * rng.choice((1, rng.uniform(0.8, 1.25)))))
+
+
+def draw_slice_profile(rng: np.random.Generator) -> Degradation:
+    """Across slices: boxes and Gaussians of 0.6 to 1.3 times the distance of slices."""
+    kernel = rng.choice(("slab", "blur", "bicubic"), p=(0.55, 0.35, 0.1))
+    width = 1.0 if rng.random() < 0.3 else rng.uniform(0.6, 1.3)
+    return Degradation(kernel, (width, 1.0))
+
+
+def random_contrast(rng: np.random.Generator) -> np.ndarray:
+    """A smooth random curve of intensities that keeps black, float32 (256,) in [0, 1].
+
+    Makes other contrasts of the same anatomy, as Billot et al., "SynthSeg", 2023, do by tissue.
+    """
+    knots = np.append(0.0, rng.uniform(0.05, 1, 5))
+    curve = np.interp(np.linspace(0, 5, 256), np.arange(6), knots)
+    smooth = np.convolve(np.pad(curve, 24, mode="reflect", reflect_type="odd"), np.ones(49) / 49)
+    return smooth[48:-48].clip(0, 1).astype(np.float32)
+
+
+# --- back onto the measured slice -----------------------------------------------------------------
 
 
 @lru_cache(maxsize=64)
-def inverse_matrix(name: str, size: int, device: str = "cpu") -> torch.Tensor:
-    """The pseudo-inverse (size, size / 4) of `axis_matrix`; of its real part for `kspace`."""
-    return torch.linalg.pinv(axis_matrix(name, size)[0].double()).float().to(device)
+def inverse_matrix(kernel: str, size: int, factor: int, width: float, device: str) -> torch.Tensor:
+    """The pseudo-inverse (size, size / factor) of `axis_matrix`; of its real part for `kspace`.
+
+    Singular values below a twentieth are left alone: there the LR holds noise, not the slice.
+    """
+    matrix = axis_matrix(kernel, size, factor, width)[0].double()
+    return torch.linalg.pinv(matrix, rtol=0.05).float().to(device)
 
 
-def make_consistent(sr: torch.Tensor, lr: torch.Tensor, name: str) -> torch.Tensor:
+def make_consistent(sr, lr, degradation, scale: Scale = (4, 4), clamped=(0.0, 1.0)):
     """SR slices, moved by what is needed to give back the measured LR when they are degraded again.
 
-    sr (N, 1, 4 H, 4 W), lr (N, 1, H, W). With D the degradation and D+ its pseudo-inverse, this is
-    SR + D+ (LR - D SR), the orthogonal projection: what D loses stays the network's, what it keeps
-    is the scan's. A difference that the LR's rounding to 8 bits and clamping to [0, 1] explain
-    counts as none. For `kspace` it replaces the centre of k-space by the measured one (but for the
-    single Nyquist frequency, of which a magnitude picture holds too little). It helps if the
-    degradation really is the named one.
+    sr (N, 1, H, W), lr (N, 1, H / rows, W / columns). With D the degradation and D+ its
+    pseudo-inverse, this is SR + D+ (LR - D SR), the orthogonal projection: what D loses stays the
+    network's, what it keeps is the scan's. A difference that the LR's rounding to 8 bits, its noise
+    (three standard deviations) and clamping explain counts as none. clamped: LR values at or beyond
+    these may have been larger; None where nothing was clamped. For `kspace` it replaces the centre
+    of k-space by the measured one (but for the single Nyquist frequency, of which a magnitude
+    picture holds too little). It helps if the degradation really is the named one.
     """
-    (h, w), device = sr.shape[-2:], str(sr.device)
-    again = axis_matrix(name, h, device)[0] @ sr @ axis_matrix(name, w, device)[0].T
+    way = parse_degradation(degradation) if isinstance(degradation, str) else degradation
+    device = str(sr.device)
+    axes = list(zip(sr.shape[-2:], scale, way.width))
+    down, across = (axis_matrix(way.kernel, *axis, device)[0] for axis in axes)
+    up, along = (inverse_matrix(way.kernel, *axis, device) for axis in axes)
+    again = down @ sr @ across.T
     # A magnitude picture has lost the sign: the network's is the best guess.
-    missing = (lr.copysign(again) if name == "kspace" else lr) - again
-    missing = F.softshrink(missing, 0.5 / 255)
-    if name != "kspace":
-        missing = missing.where(lr > 0, missing.clamp(max=0)).where(lr < 1, missing.clamp(min=0))
-    return sr + inverse_matrix(name, h, device) @ missing @ inverse_matrix(name, w, device).T
-
-
-def crop_to_scale(hr):
-    """Cut the last rows and columns so that both sizes are multiples of 4."""
-    return hr[..., : hr.shape[-2] // SCALE * SCALE, : hr.shape[-1] // SCALE * SCALE]
+    missing = (lr.copysign(again) if way.kernel == "kspace" else lr) - again
+    missing = F.softshrink(missing, 0.5 / 255 + 3 * way.noise + (100 - (way.jpeg or 100)) / 1000)
+    if clamped and way.kernel != "kspace":
+        low, high = clamped
+        missing = missing.where(lr > low, missing.clamp(max=0))
+        missing = missing.where(lr < high, missing.clamp(min=0))
+    return sr + up @ missing @ along.T

@@ -57,8 +57,9 @@ class Muon(torch.optim.Optimizer):
 
 def optimisers_of(network, name: str, lr: float) -> list:
     """Muon for the hidden convolutions' kernels and Adam for the rest; or Adam for all."""
-    convolutions = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
-    hidden = [c.weight for c in convolutions[1:-1]] if name == "muon" else []
+    kinds = (torch.nn.Conv2d,) if name == "muon" else ()
+    hidden = [m for m in network.modules() if isinstance(m, kinds) and m.in_channels > 1]
+    hidden = [m.weight for m in hidden if m is not network.tail]
     rest = [p for p in network.parameters() if not any(p is kernel for kernel in hidden)]
     adam = torch.optim.Adam(rest, lr, fused=rest[0].device.type in ("cpu", "cuda"))
     return [adam, Muon(hidden, lr)] if hidden else [adam]

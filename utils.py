@@ -163,7 +163,7 @@ def load_checkpoint(path) -> dict:
     the file is missing, damaged, of another version or no checkpoint of this project.
     """
     path = Path(path)
-    wanted = {"model": dict, "arch": dict, "scale": int, "degradation": str, "version": int}
+    wanted = {"model": dict, "arch": dict, "scale": (int, list), "degradation": str, "version": int}
     with as_data_error(path):
         try:
             # torch.save packs nothing: packed parts would let a small file fill the memory.

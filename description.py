@@ -1,0 +1,96 @@
+"""What is known of a degradation, as numbers: written down, estimated from a slice, put in words.
+
+A description is a vector of ENTRIES numbers in which all degradations are points: for the rows and
+the columns what is left of some frequencies and how far the samples are off their places, then
+noise, its kind, compression, and whether somebody who knows has told it.
+"""
+
+import math
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from degradation import NAMED, Degradation, Scale, parse_degradation, transfer_function
+
+FREQUENCIES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 1.0)  # cycles per LR pixel
+AXIS = len(FREQUENCIES) + 1
+ENTRIES = 2 * AXIS + 4
+NOISE, RICIAN, JPEG, TOLD = range(2 * AXIS, ENTRIES)
+
+
+def describe_degradation(degradation: Degradation | str, scale: Scale) -> torch.Tensor:
+    """The description (1, ENTRIES) of a known degradation."""
+    way = parse_degradation(degradation) if isinstance(degradation, str) else degradation
+    numbers = []
+    for factor, width in zip(scale, way.width):
+        left = transfer_function(way.kernel, factor, width, FREQUENCIES)
+        numbers += (np.sign(left.real + 1e-9) * abs(left)).tolist()
+        numbers.append(-8 * float(np.angle(left[0])) / (2 * math.pi * FREQUENCIES[0]))
+    numbers += [math.log10(1 + way.noise / 0.001) / 2, float(way.rician and way.noise > 0)]
+    numbers += [(100 - way.jpeg) / 50 if way.jpeg else 0.0, 1.0]
+    return torch.tensor([numbers], dtype=torch.float32)
+
+
+@lru_cache(maxsize=8)
+def candidates(scale: Scale) -> tuple[list[str], np.ndarray]:
+    """Words for point spreads, and their descriptions, (n, 2 AXIS)."""
+    ways = {f"made like {name}": name for name in (*NAMED, "lanczos", "box", "nearest")}
+    ways |= {f"blurred by {w / 10:g} pixels": f"blur-{w / 10}" for w in range(5, 33)}
+    ways |= {f"zero-filled by {f / 10:g}": f"zerofill-{f / 10}" for f in range(12, 22, 2)}
+    if 1 in scale:
+        ways = {f"slices as thick as {w / 10:g} of their distance": f"slab-{w / 10}"
+                for w in range(6, 14)}  # fmt: skip
+    described = torch.cat([describe_degradation(way, scale) for way in ways.values()])
+    return list(ways), described[:, : 2 * AXIS].numpy()
+
+
+def words_of(description: torch.Tensor, scale: Scale) -> str:
+    """What a description (1, ENTRIES) says: `blurred by 1.4 pixels, noise 2 %, no compression`."""
+    numbers = description[0].detach().cpu().double().numpy()
+    names, known = candidates(scale)
+    words = [names[int(((known - numbers[: 2 * AXIS]) ** 2).sum(1).argmin())]]
+    noise = 0.1 * (10 ** (2 * max(0.0, numbers[NOISE])) - 1)  # in per cent
+    words.append(f"noise {noise:.1g} %" if noise >= 0.3 else "no noise to speak of")
+    quality = 100 - 50 * numbers[JPEG]
+    words.append(f"compressed like JPEG {quality:.0f}" if quality < 92 else "no compression")
+    return ", ".join(words)
+
+
+class Estimator(nn.Module):
+    """Finds the description of an LR slice: a few convolutions, their mean size over the slice.
+
+    Without biases, and with the means divided by their norm, it does not depend on brightness, nor
+    on how much of the slice is empty.
+    """
+
+    def __init__(self, channels: int = 32):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            (
+                nn.Conv2d(1, channels // 2, 5, bias=False),
+                nn.Conv2d(channels // 2, channels, 3, bias=False),
+                nn.Conv2d(channels, channels, 3, stride=2, bias=False),
+                nn.Conv2d(channels, 2 * channels, 3, bias=False),
+            )
+        )
+        self.decide = nn.Sequential(
+            nn.Linear(8 * channels, 64), nn.LeakyReLU(0.1), nn.Linear(64, ENTRIES - 1)
+        )
+
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
+        """LR slices (N, 1, H, W) -> (N, ENTRIES)."""
+        features, sizes = lr, []
+        for i, conv in enumerate(self.layers):
+            edge = conv.kernel_size[0] // 2
+            features = conv(F.pad(features, [edge] * 4, mode="replicate"))
+            if i:
+                own = features.float()
+                sizes += [own.abs().mean((2, 3)), own.square().mean((2, 3)).sqrt()]
+            features = F.leaky_relu(features, 0.1)
+        sizes = torch.cat(sizes, 1)
+        sizes = sizes * (sizes.shape[1] ** 0.5 / (sizes.norm(dim=1, keepdim=True) + 1e-12))
+        found = self.decide(sizes).float()
+        return torch.cat((found, torch.zeros_like(found[:, :1])), 1)  # nobody has told
