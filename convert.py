@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from dataset import Scan, find_scans, split_subjects
+from dicom import read_scan
 from formats import PICTURES, PLANES, natural, suffix, volume_slices
 from subjects import subject_of
 from utils import (
@@ -140,7 +141,7 @@ def main(argv=None):
         folder = out / split[scan.subject] / group
         levels = 2**args.bits - 1
         try:
-            slices = volume_slices(scan.path, args.axis, args.slices, scan.files, levels)
+            slices = volume_slices(read_scan(scan.path, scan.files), args.axis, args.slices, levels)
             if not slices:
                 raise DataError(f"{scan.path}: has no usable {args.axis} slice")
             folder.mkdir(parents=True, exist_ok=True)

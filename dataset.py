@@ -24,7 +24,7 @@ import torch
 
 from degradation import Scale, crop_to_scale, degrade, draw_degradation, random_contrast
 from description import describe_degradation
-from dicom import dicom_series
+from dicom import dicom_series, read_scan
 from formats import (
     PICTURES,
     VOLUMES,
@@ -209,7 +209,7 @@ def content_of(pixels: np.ndarray) -> np.ndarray:
 def scan_slices(scan: Scan, axis: str, count: int) -> list[tuple[str, np.ndarray]]:
     """Named uint8 slices of one file: one of a picture, many of a volume."""
     if scan.files or kind_of(scan.path) in ("volume", "dicom"):
-        slices = volume_slices(scan.path, axis, count, scan.files)
+        slices = volume_slices(read_scan(scan.path, scan.files), axis, count)
         if not slices:
             raise DataError(f"{scan.path}: no slice with enough foreground")
         return [(f"{scan.path}#{n}", pixels) for n, pixels in slices]
@@ -319,7 +319,7 @@ def demo_slices(cache) -> tuple[dict[str, Slices], str]:
 
     file = Path(cache, "mni152.u8")
     data = load_mni152_template(resolution=1).get_fdata(dtype=np.float32)
-    low, high = intensity_range(data)
+    low, high = intensity_range(data, clipped=True)
     data = np.clip((data - low) / (high - low) * 255 + 0.5, 0, 255).astype(np.uint8)
     data = np.ascontiguousarray(
         data.transpose(2, 1, 0)[:, ::-1]

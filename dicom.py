@@ -8,8 +8,28 @@ from pathlib import Path
 
 import numpy as np
 
-from formats import MAX_PIXELS, Volume, is_usable, natural, nifti_header, unpacked
+from formats import (
+    MAX_PIXELS,
+    Volume,
+    is_usable,
+    kind_of,
+    natural,
+    nifti_header,
+    read_volume,
+    unpacked,
+)
 from utils import DataError, as_data_error, warn
+
+
+def read_scan(path, files=(), *, series: str = "", kind: str = "", force: bool = False) -> Volume:
+    """Read a scan of any format. Raises DataError for what cannot be read, or only with force.
+
+    files: those of a DICOM series; without them `path` is one file. series: as `dicom_series` names
+    it, if one file holds several. kind: as `kind_of` says, if it is known.
+    """
+    if files or (kind or kind_of(path)) == "dicom":
+        return read_dicom(path, files or (path,))
+    return read_volume(path, force)
 
 
 def quiet_pydicom():
@@ -126,7 +146,7 @@ def read_dicom(path, files) -> Volume:
     """The volume of a DICOM series, its slices sorted by their position along the slice normal.
 
     Where every position occurs T times (time points, echoes) the volume is (X, Y, Z, T). X runs
-    along a picture's rows, Y down its columns. Raises DataError as `read_volume`.
+    along a picture's rows, Y down its columns. Raises DataError as `read_scan`.
     """
     pydicom = quiet_pydicom()
     frames = []

@@ -1,29 +1,28 @@
-"""Reading: a picture or a scan of any format becomes an array, with what writing it back needs.
+"""One file to an array and back: what a file is, volumes with their geometry and units.
 
-Pictures through Pillow, NIfTI, FreeSurfer and Analyze through nibabel, DICOM through pydicom.
+NIfTI, FreeSurfer and Analyze through nibabel; pictures and DICOM have files of their own.
 A file is recognised by its content. What cannot be read is a DataError that names it.
 """
 
 import gzip
 import os
 import re
-import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from utils import DataError, as_data_error, warn
+from pictures import MAX_PIXELS, Picture, fit_type, not_readable, read_picture, write_picture
+from utils import DataError, as_data_error, atomic_write, warn
+
+__all__ = ["MAX_PIXELS", "Picture", "fit_type", "read_picture", "write_picture"]  # from pictures
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 VOLUMES = (".nii", ".nii.gz", ".mgz", ".mgh", ".img")
 DICOM = (".dcm", ".dicom", ".ima")
 PLANES = ("sagittal", "coronal", "axial")  # across the first, second and third axis of RAS
-MAX_PIXELS = 2**25  # a picture or slice beyond this is refused before its pixels are read
-
-# A damaged file is refused or read; what the readers have to say besides is of no use.
-warnings.filterwarnings("ignore", module="PIL|nibabel|pydicom")
+MANY_VOLUMES = 16  # a scan of more volumes is taken for fMRI or diffusion
 
 
 def natural(text) -> list:
@@ -42,76 +41,7 @@ def stem(path) -> str:
     return Path(path).name[: -len(suffix(path)) or None]
 
 
-# --- pictures -------------------------------------------------------------------------------------
-
-
-@dataclass
-class Picture:
-    """A grey picture, float32 (H, W); `low` and `high` are the file's values of 0 and 1."""
-
-    pixels: np.ndarray
-    low: float
-    high: float
-    dtype: (
-        str  # 'uint8', 'uint16' or 'float32': how the file stored it, and how results are written
-    )
-
-
-def read_picture(path) -> Picture:
-    """Read a png, jpeg, tiff or bmp as grey, scaled to [0, 1].
-
-    8-bit values are divided by 255. 16-bit and float files are scaled by their own range, as their
-    largest value says little about brightness. Colour is converted with a warning, transparent
-    pixels are black. Raises DataError for what cannot be read.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    path = Path(path)
-    with as_data_error(path):
-        try:
-            image = Image.open(path, formats=("PNG", "JPEG", "TIFF", "BMP", "GIF"))
-        except (UnidentifiedImageError, Image.DecompressionBombError):
-            raise DataError(
-                f"{path}: not a picture that can be read (png, jpeg, tiff), or far too large"
-            ) from None
-        with image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(f"{path}: {image.width}x{image.height} pixels is too large")
-            if getattr(image, "n_frames", 1) > 1:
-                raise DataError(f"{path}: holds {image.n_frames} frames; save one slice a file")
-            image.load()
-            single = image.mode[0] in "IF"  # one channel of 16 or more bits
-            values = np.asarray(image) if single else grey_values(image, path)
-            pixels = values.astype(np.float32)
-    if values.dtype == np.uint8:
-        pixels /= 255
-        return Picture(pixels, 0.0, 255.0, "uint8")
-    if not np.isfinite(pixels).all():
-        raise DataError(f"{path}: has NaN or infinite pixels; replace them first")
-    low, high = min(float(pixels.min()), 0.0), float(pixels.max())
-    high = high if high > low else low + 1
-    dtype = "float32" if image.mode == "F" or low < 0 or high > 65535 else "uint16"
-    pixels -= low
-    pixels /= high - low
-    return Picture(pixels, low, high, dtype)
-
-
-def grey_values(image, path) -> np.ndarray:
-    """The uint8 grey values of an 8-bit picture of any Pillow mode."""
-    if image.mode in ("P", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-    alpha = np.asarray(image.getchannel("A")) if "A" in image.getbands() else None
-    if image.mode in ("L", "LA", "1", "La"):
-        values = np.asarray(image.convert("L") if image.mode == "1" else image.getchannel(0))
-    else:
-        r, g, b = (np.asarray(channel) for channel in image.convert("RGB").split())
-        spread = np.maximum(np.maximum(r, g), b) - np.minimum(np.minimum(r, g), b)
-        if spread.max(initial=0) > 12:  # JPEG makes greys differ by a little
-            warn(f"{path}: is a colour picture; its luminance is used")
-        values = np.asarray(image.convert("L"))
-    if alpha is not None:
-        values = (values.astype(np.uint16) * alpha // 255).astype(np.uint8)
-    return values
+# --- what a file is -------------------------------------------------------------------------------
 
 
 def kind_of(path) -> str:
@@ -150,6 +80,14 @@ def unpacked(path):
         return gzip.open(path)
     file.seek(0)
     return file
+
+
+def open_gzip_for_writing(file):
+    """A stream that packs into an open file."""
+    return gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0)
+
+
+# --- volumes --------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -193,20 +131,80 @@ class Volume:
             data[bad] = 0
         return data
 
+    def to_stored(self, values: np.ndarray, dtype) -> np.ndarray:
+        """Values in the scan's units as `output_like` holds them: unscaled, rounded, clipped."""
+        if (self.slope, self.inter) != (1, 0):
+            values = (values - np.float32(self.inter)) / np.float32(self.slope)
+        return fit_type(values, dtype)
 
-def read_volume(path, files=()) -> Volume:
-    """Read a NIfTI, FreeSurfer (mgz), Analyze or DICOM scan.
+    def slices(self, array: np.ndarray, plane: str, t: int = 0) -> np.ndarray:
+        """The slices (S, H, W) of an array in this volume's axes (its own, or an enlarged one), as
+        a view: what is written into it lands in the array."""
+        array = array if array.ndim == 3 else array[..., t]
+        return slices_of(to_ras(array, self.affine), plane)
 
-    files: the files of a DICOM series; without them `path` is one file. Raises DataError for what
-    cannot be read, has more than four dimensions, complex numbers or colours.
+
+def output_like(volume: Volume, factors) -> np.ndarray:
+    """An empty array for the volume enlarged by a factor along each of its own three axes.
+
+    Integers stay what they are, everything else is float32. Fill it through `volume.slices` with
+    what `volume.to_stored` makes, and give it to `write_volume`.
     """
-    path = Path(path)
-    if files or kind_of(path) == "dicom":
-        from dicom import read_dicom
+    shape = [round(n * f) for n, f in zip(volume.stored.shape, factors)]
+    kind = volume.stored.dtype
+    kind = kind if kind.kind in "iu" else np.dtype(np.float32)
+    return np.zeros((*shape, *volume.stored.shape[3:]), kind, order="F")
 
-        return read_dicom(path, files or (path,))
+
+def write_volume(path, volume: Volume, out: np.ndarray, factors) -> Path:
+    """Write enlarged voxels as compressed NIfTI, the outer edges of the grid where they were.
+
+    path: ending in .nii.gz. out: as `output_like` makes it. factors: along the volume's own three
+    axes. sform and qform keep their codes, the header its units and description.
+    """
     import nibabel as nib
 
+    header = volume.header.copy()
+    header.extensions = type(header.extensions)()  # they speak of the old grid
+    # Voxel j is centred on old voxel (j + 0.5) / factor - 0.5, the rule of align_corners=False.
+    step = np.diag([*(1 / f for f in factors), 1.0])
+    step[:3, 3] = [(1 / f - 1) / 2 for f in factors]
+    try:
+        qform = header.get_qform(coded=True)[0]
+    except nib.spatialimages.HeaderDataError:
+        qform, header["qform_code"] = None, 0
+    sform, code = header.get_sform(coded=True)
+    if max(out.shape) > 2**15 - 1:
+        header = nib.Nifti2Header.from_header(header)
+    header.set_data_shape(out.shape)
+    header.set_data_dtype(out.dtype.newbyteorder(header.endianness))
+    header["pixdim"][1:4] /= np.array(factors, float)  # the qform's turn stays as it is
+    if qform is not None:
+        for name, value in zip(("qoffset_x", "qoffset_y", "qoffset_z"), (qform @ step)[:3, 3]):
+            header[name] = value
+    if sform is not None:
+        header.set_sform(sform @ step, int(code))
+    across = header.get_dim_info()[2]
+    if across is not None and factors[across] != 1:  # the timing of slices no longer holds
+        for name in ("slice_start", "slice_end", "slice_code", "slice_duration"):
+            header[name] = 0
+    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    image = kind(out, None, header)
+    image.header.set_slope_inter(volume.slope, volume.inter)  # of voxels as they are stored
+    with atomic_write(path) as file, open_gzip_for_writing(file) as packed:
+        image.to_stream(packed)
+    return Path(path)
+
+
+def read_volume(path, force: bool = False) -> Volume:
+    """Read a NIfTI, FreeSurfer (mgz) or Analyze scan; `dicom.read_scan` reads any scan.
+
+    Raises DataError for what cannot be read, has more than four dimensions, complex numbers or
+    colours, and without force for a scan of many volumes.
+    """
+    import nibabel as nib
+
+    path = Path(path)
     nib.imageglobals.logger.setLevel("CRITICAL")  # what cannot be read is said once, by us
     with as_data_error(path), unpacked(path) as stream:
         size = path.stat().st_size * (1032 if isinstance(stream, gzip.GzipFile) else 1)
@@ -214,12 +212,13 @@ def read_volume(path, files=()) -> Volume:
             image = nib.load(path)
             size = path.with_suffix(".img").stat().st_size
         else:
-            head = first_bytes(path)
+            head = stream.read(352)
+            stream.seek(0)
             kinds = ((344, b"n+1", nib.Nifti1Image), (4, b"n+2", nib.Nifti2Image))
             kinds += ((0, b"\0\0\0\1", nib.MGHImage),)
             kind = next((k for at, magic, k in kinds if head[at:].startswith(magic)), None)
             if not kind:
-                raise DataError(f"{path}: not a volume that can be read (nii, mgz, img, dcm)")
+                raise not_readable(path, head, "not a volume that can be read (nii, mgz, img, dcm)")
             image = kind.from_file_map(kind.make_file_map({"image": stream}))
         shape, dtype, proxy = image.shape, image.get_data_dtype(), image.dataobj
         while len(shape) > 3 and shape[-1] == 1:
@@ -230,6 +229,7 @@ def read_volume(path, files=()) -> Volume:
             raise DataError(f"{path}: holds {dtype} values; only plain grey values can be read")
         if np.prod(shape, dtype=float) * dtype.itemsize > size:  # deflate packs 1032:1 at best
             raise DataError(f"{path}: is cut short, or its header is wrong (it says {shape})")
+        check_not_functional(path, shape[3] if len(shape) == 4 else 1, force)
         stored = np.asarray(proxy.get_unscaled()).reshape(shape + (1,) * (3 - len(shape)))
         affine, header = image.affine, image.header
         if not isinstance(image, nib.Nifti1Pair):
@@ -238,6 +238,13 @@ def read_volume(path, files=()) -> Volume:
             warn(f"{path}: has no usable position and voxel size; 1 mm is assumed")
             affine, header = np.eye(4), nifti_header(np.eye(4), 0)
         return Volume(path, stored, float(proxy.slope), float(proxy.inter), affine, header)
+
+
+def check_not_functional(path, volumes: int, force: bool) -> None:
+    """Refuse fMRI and diffusion: the network is made for anatomy, and they would take hours."""
+    if volumes > MANY_VOLUMES and not force:
+        raise DataError(f"{path}: holds {volumes} volumes, as fMRI or diffusion does; this is made "
+                        "for anatomy (--force takes it all the same)")  # fmt: skip
 
 
 def is_usable(affine: np.ndarray) -> bool:
@@ -273,31 +280,31 @@ def slices_of(ras: np.ndarray, plane: str) -> np.ndarray:
     return np.moveaxis(ras, PLANES.index(plane), 0).swapaxes(1, 2)[:, ::-1]
 
 
-def intensity_range(volume: np.ndarray) -> tuple[float, float]:
-    """The values of a scan that become 0 and 1: one robust range for the whole volume.
+def intensity_range(volume: np.ndarray, clipped: bool = False) -> tuple[float, float]:
+    """The values of a scan that become 0 and 1: one range for the whole volume.
 
-    1 is the 99.8th percentile of the foreground, 0 is zero, or the 0.1st percentile where a scan
-    has negative values.
+    1 is the 99.8th percentile of the foreground. 0 is zero, or the smallest value where a scan has
+    negative ones: a network that has seen none would answer with anything. clipped: for a use that
+    cuts off what is outside; then a few odd voxels (the 0.1st percentile) do not count.
     """
     sample = volume[tuple(slice(None, None, max(1, s // 128)) for s in volume.shape)]
-    low = min(0.0, float(np.percentile(sample, 0.1)))
+    low = min(0.0, float(np.percentile(sample, 0.1) if clipped else volume.min()))
     foreground = sample[sample > low + 0.05 * (np.percentile(sample, 99.9) - low)]
     high = float(np.percentile(foreground, 99.8)) if foreground.size else low
     return low, high if high > low else low + 1.0
 
 
-def volume_slices(path, axis="axial", count=0, files=(), levels=255) -> list:
+def volume_slices(volume: Volume, axis="axial", count=0, levels=255) -> list:
     """The usable slices of a scan as [(index, (H, W))], upright, cut to the head's box.
 
     axis: `axial`, `coronal`, `sagittal` or `all`. A slice is usable where at least a tenth of the
     box is foreground. count: only that many, centred in the head, one scan's share as in ADNI's
-    20; 0: all. files: of a DICOM series. levels: 255 gives uint8, 65535 uint16.
+    20; 0: all. levels: 255 gives uint8, 65535 uint16.
     """
-    volume = read_volume(path, files)
     if volume.stored.ndim == 4:
-        warn(f"{path}: the first of its {volume.stored.shape[3]} volumes is used")
+        warn(f"{volume.path}: the first of its {volume.stored.shape[3]} volumes is used")
     data = to_ras(volume.intensities(), volume.affine)
-    low, high = intensity_range(data)
+    low, high = intensity_range(data, clipped=True)
     foreground = data > low + 0.05 * (high - low)
     box = []
     for other in ((1, 2), (0, 2), (0, 1)):

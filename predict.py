@@ -28,6 +28,7 @@ import dataset
 import formats
 import modules
 from degradation import DEGRADATIONS, crop_to_scale, degrade, make_consistent
+from dicom import read_scan
 from figures import busiest_window, comparison_figure, grid_figure
 from metrics import METRICS, metrics_table, psnr_of, score, summarise
 from utils import (
@@ -359,7 +360,7 @@ class Tools:
 
 def predict_volume(job: Job, output: Path, args, tools: Tools) -> tuple[list, list]:
     """Upscale a scan slice by slice and write it: (paths, scores of bicubic and prediction)."""
-    volume = formats.read_volume(job.source, job.files)
+    volume = read_scan(job.source, job.files)
     plane, about = choose_plane(volume, args.axis)
     if about:
         tqdm.write(one_line(f"{job.source}: {about}"))

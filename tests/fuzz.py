@@ -29,6 +29,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
+import dicom
 import formats
 import modules
 import utils
@@ -189,11 +190,11 @@ def mutate_inside_png(data: bytes, rng) -> bytes:
 
 
 def read_scan(path):
-    formats.volume_slices(path)
+    formats.volume_slices(dicom.read_scan(path))
 
 
 def read_dicom(path):
-    formats.dicom_series([path])
+    dicom.dicom_series([path])
     read_scan(path)
 
 

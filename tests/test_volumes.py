@@ -18,6 +18,7 @@ from pydicom.uid import (
 )
 
 import dataset
+import dicom as dicom_files
 import formats
 import modules
 import predict
@@ -432,7 +433,7 @@ def save_series(folder, n=6, shape=(10, 8), names=None, **attributes) -> np.ndar
 def test_dicom_lies_where_the_scanner_says(tmp_path):
     data = save_series(tmp_path / "s", RescaleSlope=2.0, RescaleIntercept=-30.0)
     (scan,) = dataset.find_scans(tmp_path)
-    volume = formats.read_volume(scan.path, scan.files)
+    volume = dicom_files.read_scan(scan.path, scan.files)
     np.testing.assert_array_equal(volume.intensities(), data.transpose(2, 1, 0) * 2.0 - 30)
     # DICOM PS3.3 C.7.6.2.1.1: rows are 1.5 mm apart, columns 0.75; LPS, so x and y change sign.
     for s, r, c in ((0, 0, 0), (3, 0, 0), (0, 4, 0), (0, 0, 5), (5, 9, 7)):
@@ -464,12 +465,12 @@ def test_dicom_without_ending_compressed_or_alone(tmp_path, run):
     (scan,) = dataset.find_scans(tmp_path / "bare")
     assert len(scan.files) == 6
     np.testing.assert_array_equal(
-        formats.read_volume(scan.path, scan.files).stored, data.transpose(2, 1, 0)
+        dicom_files.read_scan(scan.path, scan.files).stored, data.transpose(2, 1, 0)
     )
     ds = dicom(data[2], ORIGIN, [*ALONG, *DOWN])
     ds.compress(RLELossless)
     ds.save_as(tmp_path / "one", enforce_file_format=True)
-    np.testing.assert_array_equal(formats.read_volume(tmp_path / "one").stored[..., 0], data[2].T)
+    np.testing.assert_array_equal(dicom_files.read_scan(tmp_path / "one").stored[..., 0], data[2].T)
     run("--image", tmp_path / "one")
     assert nib.load(tmp_path / "one_x4.nii.gz").shape == (32, 40, 1)
     if not pydicom.pixels.get_decoder(JPEGLSLossless).is_available:
@@ -490,7 +491,7 @@ def test_slopes_that_differ_by_slice_and_time_points(tmp_path):
             ds.RescaleSlope, ds.RescaleIntercept = i + 1.0, 0.0
             ds.save_as(tmp_path / f"{t}{2 - i}.dcm", enforce_file_format=True)
     (scan,) = dataset.find_scans(tmp_path)
-    volume = formats.read_volume(scan.path, scan.files)
+    volume = dicom_files.read_scan(scan.path, scan.files)
     assert volume.stored.shape == (5, 6, 3, 2)
     for t in range(2):
         np.testing.assert_allclose(volume.intensities(t)[0, 0], (100 + t) * np.array([1, 2, 3]))
@@ -525,7 +526,7 @@ def test_a_multi_frame_file_is_a_volume(tmp_path, run):
         for i in order
     ]
     ds.save_as(tmp_path / "enhanced.dcm", enforce_file_format=True)
-    volume = formats.read_volume(tmp_path / "enhanced.dcm")
+    volume = dicom_files.read_scan(tmp_path / "enhanced.dcm")
     np.testing.assert_array_equal(volume.stored, data.transpose(2, 1, 0))
     lps = nib.affines.apply_affine(volume.affine, (0, 0, 3)) * (-1, -1, 1)
     np.testing.assert_allclose(lps, ORIGIN + 6 * NORMAL, atol=1e-4)

@@ -1,0 +1,240 @@
+"""Pictures to grey arrays and back, whatever their depth: Pillow, and tifffile for rare TIFFs."""
+
+import warnings
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from utils import DataError, as_data_error, atomic_write, warn
+
+MAX_PIXELS = 2**25  # a picture or slice beyond this is refused before its pixels are read
+COLOURED = 0.05  # share of coloured pixels beyond which a picture is no MRI slice
+
+# How files begin that people try, and what they can do about it.
+ADVICE = {
+    b"PK\x03\x04": "is a zip archive; unpack it first",
+    b"Rar!": "is a rar archive; unpack it first",
+    b"7z\xbc\xaf": "is a 7z archive; unpack it first",
+    b"BZh": "is packed by bzip2; unpack it first (bunzip2), or pack it with gzip",
+    b"\xfd7zXZ": "is packed by xz; unpack it first (unxz), or pack it with gzip",
+    b"%PDF": "is a PDF document; save the picture in it as PNG first",
+    b"RIFF": "is a WebP picture or a film; save it as PNG first",
+    b"NRRD": "is an NRRD volume; convert it to NIfTI first (3D Slicer)",
+    b"ObjectType": "is a MetaImage volume; convert it to NIfTI first (3D Slicer)",
+    b"\x89HDF": "is an HDF5 or MINC file; convert it to NIfTI first (mnc2nii)",
+    b"CDF": "is a MINC volume; convert it to NIfTI first (mnc2nii)",
+}
+
+# A damaged file is refused or read; what the readers have to say besides is of no use.
+warnings.filterwarnings("ignore", module="PIL|nibabel|pydicom|tifffile")
+
+
+def not_readable(path, head: bytes, otherwise: str) -> DataError:
+    """The error for a file of another format, with advice where its first bytes are known."""
+    if head[257:262] == b"ustar":
+        return DataError(f"{path}: is a tar archive; unpack it first")
+    words = next((text for start, text in ADVICE.items() if head.startswith(start)), otherwise)
+    return DataError(f"{path}: {words}")
+
+
+@dataclass
+class Picture:
+    """A grey picture, float32 (H, W); `low` and `high` are the file's values of 0 and 1.
+
+    dtype: how the file stored its values (`uint8`, `uint16`, `float32` ...).
+    """
+
+    pixels: np.ndarray
+    low: float
+    high: float
+    dtype: str
+
+
+def read_picture(path, force: bool = False) -> Picture:
+    """Read a png, jpeg, tiff or bmp as grey, scaled to [0, 1], upright as its EXIF data says.
+
+    8-bit values are divided by 255. 16-bit and float files are scaled by their own range, as their
+    largest value says little about brightness. Transparent pixels are black. Colours become their
+    luminance, a picture full of them only with force. Raises DataError for what cannot be read.
+    """
+    path = Path(path)
+    with as_data_error(path):
+        values = picture_values(path)
+        if values.ndim == 3:
+            values = grey_values(values, path, force)
+        pixels = values.astype(np.float32)
+        if values.dtype == np.uint8:
+            pixels /= 255
+            return Picture(pixels, 0.0, 255.0, "uint8")
+        if not np.isfinite(pixels).all():
+            raise DataError(f"{path}: has NaN or infinite pixels; replace them first")
+        low, high = min(float(pixels.min()), 0.0), float(pixels.max())
+        high = high if high > low else low + 1
+        pixels -= low
+        pixels /= high - low
+        return Picture(pixels, low, high, values.dtype.name)
+
+
+def picture_values(path: Path) -> np.ndarray:
+    """The values of a picture as the file holds them: grey (H, W), or (H, W, 2 to 4) with alpha."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        image = Image.open(path, formats=("PNG", "JPEG", "TIFF", "BMP", "GIF"))
+    except (UnidentifiedImageError, Image.DecompressionBombError):
+        with open(path, "rb") as file:
+            head = file.read(352)
+        if head[:4] in (b"II*\0", b"MM\0*"):
+            return tiff_values(path)
+        words = "not a picture that can be read (png, jpeg, tiff), or far too large"
+        raise not_readable(path, head, words) from None
+    with image:
+        if image.width * image.height > MAX_PIXELS:
+            raise DataError(f"{path}: {image.width}x{image.height} pixels is too large")
+        if getattr(image, "n_frames", 1) > 1:
+            raise DataError(f"{path}: holds {image.n_frames} frames; save one slice a file")
+        tags = image.tag_v2 if image.format == "TIFF" else {}
+        bits, signed = tags.get(258, [8])[0], tags.get(339, [1])[0] == 2
+        if bits > 8 and image.mode[0] not in "IF":  # colours, of which Pillow would keep 8 bits
+            return tiff_values(path)
+        raw = image.tile[0][3] if image.format == "PNG" and image.tile else ""
+        deep = png_values(image, path, raw) if raw[-4:] == ";16B" and len(raw) > 5 else None
+        turned = image.getexif().get(274, 1) if image.format != "TIFF" else 1  # Pillow turns TIFF
+        if deep is not None:
+            return upright(deep, turned)
+        if image.mode[0] in "IF":
+            values = np.asarray(image)
+            if image.mode == "I" and bits == 32 and not signed:
+                values = values.view(np.uint32)
+            elif image.mode[0] == "I" and bits != 32:
+                values = values.astype(np.int16 if signed else np.uint16)
+            return upright(inverted(values) if tags.get(262) == 0 else values, turned)
+        if image.mode in ("P", "PA") or "transparency" in image.info:
+            image = image.convert("RGBA")
+        elif image.mode not in ("L", "LA", "RGB", "RGBA"):
+            image = image.convert("L" if image.mode == "1" else "RGB")
+        values = np.asarray(image)
+        return upright(values.view(np.int8) if signed else values, turned)
+
+
+def png_values(image, path: Path, raw: str) -> np.ndarray:
+    """A PNG of 16 bits in several channels. Pillow gives 8 bits of them at a time."""
+    from PIL import Image
+
+    where = image.tile[0][:3]
+    if raw == "LA;16B":  # four bytes a pixel, as if they were four channels
+        image._mode, image.tile = "RGBA", [(*where, "RGBA")]
+        return np.ascontiguousarray(image).view(">u2").astype(np.uint16)
+    with Image.open(path) as again:
+        again.tile = [(*where, raw[:-1] + "L")]  # read as little-endian: the lower bytes
+        low = np.asarray(again)
+    return np.asarray(image).astype(np.uint16) << 8 | low
+
+
+def tiff_values(path: Path) -> np.ndarray:
+    """A TIFF of a type that Pillow lacks: 64-bit and half floats, 16-bit colours and others."""
+    import tifffile
+
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages[0]
+        shape, kind = page.shape, page.dtype
+        if len(tiff.pages) > 1:
+            raise DataError(f"{path}: holds {len(tiff.pages)} frames; save one slice a file")
+        if kind is None or len(shape) not in (2, 3) or kind.kind not in "iuf":
+            raise DataError(f"{path}: holds no values that can be read; save it as 16-bit grey")
+        if page.compression not in (1, 8, 32946):
+            raise DataError(f"{path}: its compression and type cannot be read together; save it "
+                            "without compression")  # fmt: skip
+        size = page.nbytes + 2**20
+        if max(shape[-2:]) > MAX_PIXELS or size > 8 * MAX_PIXELS + 2**20:
+            raise DataError(f"{path}: {' x '.join(map(str, shape))} pixels is too large")
+        if page.is_tiled and page.tilewidth * page.tilelength > MAX_PIXELS:
+            raise DataError(f"{path}: is cut into tiles that are too large")
+        if page.compression != 1:
+            for start, count in zip(page.dataoffsets, page.databytecounts):
+                tiff.filehandle.seek(start)
+                part = zlib.decompressobj()
+                part.decompress(tiff.filehandle.read(count), size)
+                if part.unconsumed_tail:
+                    raise DataError(f"{path}: unpacks to more than its header says")
+        values = page.asarray()
+        if values.ndim == 3 and page.planarconfig == 2:
+            values = np.moveaxis(values, 0, 2)
+        values = inverted(values) if page.photometric == 0 else values
+        return upright(values, page.tags.valueof(274, default=1))
+
+
+def inverted(values: np.ndarray) -> np.ndarray:
+    """The values of a picture whose smallest one means white."""
+    if values.dtype.kind == "f":
+        return values.min() + values.max() - values
+    return ~values  # the largest value of the type minus this one; signed, -1 minus it
+
+
+def upright(values: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn a picture as the orientation in its EXIF data (1 to 8) says."""
+    if orientation in (5, 6, 7, 8):
+        values = values.swapaxes(0, 1)
+    down = -1 if orientation in (3, 4, 7, 8) else 1
+    across = -1 if orientation in (2, 3, 6, 7) else 1
+    return values[::down, ::across]
+
+
+def grey_values(values: np.ndarray, path: Path, force: bool) -> np.ndarray:
+    """Luminance of unsigned (H, W, C): grey or RGB with or without alpha, on black."""
+    if values.dtype.kind != "u" or not 2 <= values.shape[2] <= 4:
+        raise DataError(f"{path}: holds {values.shape[2]} channels; save it as grey")
+    top = np.iinfo(values.dtype).max
+    grey = values[..., 0]
+    if values.shape[2] > 2:
+        spread = np.ptp(values[..., :3], axis=2) > top // 20  # JPEG makes greys differ by a little
+        if spread.mean() > COLOURED and not force:
+            raise DataError(f"{path}: is a colour picture, not an MRI slice (--force takes its "
+                            "luminance)")  # fmt: skip
+        if spread.any():
+            warn(f"{path}: is a colour picture; its luminance is used")
+        weights = np.array([19595, 38470, 7471], np.uint32)  # of 65536, as Pillow has them
+        grey = ((values[..., :3] @ weights + 32768) >> 16).astype(values.dtype)
+    if values.shape[2] in (2, 4):
+        grey = (grey.astype(np.uint32) * values[..., -1] // top).astype(values.dtype)
+    return grey
+
+
+def write_picture(path, picture: Picture, sr: np.ndarray) -> Path:
+    """Write SR pixels (H, W) in the units and with the type of the picture that was read.
+
+    path: without an ending. 8 and 16 bits become PNG, other types TIFF, of float32 at the most.
+    Returns the path of the file, which appears only when it is whole.
+    """
+    from PIL import Image
+
+    values = sr * np.float32(picture.high - picture.low) + np.float32(picture.low)
+    if picture.low >= 0:  # undershoot beside edges
+        np.maximum(values, 0, out=values)
+    kind = np.dtype(np.float32 if picture.dtype.startswith("float") else picture.dtype)
+    values = fit_type(values, kind)
+    small = kind in (np.uint8, np.uint16)
+    path = Path(f"{path}{'.png' if small else '.tif'}")
+    with atomic_write(path) as file:
+        if small:
+            Image.fromarray(values).save(file, format="PNG", compress_level=1)
+        else:
+            import tifffile
+
+            tifffile.imwrite(file, values, photometric="minisblack", metadata=None)
+    return path
+
+
+def fit_type(values: np.ndarray, dtype) -> np.ndarray:
+    """Float values as this type: integers are rounded, and cut off at the ends of their range."""
+    dtype = np.dtype(dtype)
+    if dtype.kind not in "iu":
+        return values.astype(dtype, copy=False)
+    values = values.astype(np.float64 if dtype.itemsize > 2 else np.float32)
+    np.rint(values, out=values)
+    limits = np.iinfo(dtype)
+    most = float(limits.max)
+    most = np.nextafter(most, 0) if most > limits.max else most  # 2^63 is one too many
+    return np.clip(values, limits.min, most, out=values).astype(dtype)
