@@ -1,10 +1,7 @@
-"""From files on disk to slices, subject-wise splits and LR/HR batches.
+"""From files on disk to subject-wise splits of slices, and to LR/HR batches.
 
-Reads pictures (png, jpeg, tiff, bmp) and volumes, knows whose slice it is, splits by subject,
-keeps all slices in one uint8 file and degrades them: the same functions for training,
-evaluation and figures.
-
-    python dataset.py SCANS SLICES     turn volumes or DICOM series into a folder of slices
+All slices are decoded once and kept in one uint8 file; train.py and evaluate.py find them there
+again, as both call load_parts.
 """
 
 import hashlib
@@ -12,8 +9,8 @@ import io
 import json
 import os
 import time
-from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
@@ -21,135 +18,86 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from degradation import Scale, crop_to_scale, degrade, draw_degradation, random_contrast
 from description import describe_degradation
-from dicom import dicom_series, read_scan
-from formats import (
-    PICTURES,
-    VOLUMES,
-    intensity_range,
-    kind_of,
-    natural,
-    read_picture,
-    stem,
-    suffix,
-    volume_slices,
-)
-from subjects import subject_of
-from utils import (
-    DataError,
-    atomic_write,
-    reason,
-    warn,
-)
+from dicom import read_scan
+from formats import PLANES, kind_of, suffix
+from pictures import read_picture
+from subjects import Scan, find_scans, split_subjects, training_scans  # noqa: F401
+from utils import DataError, atomic_write, int_between, warn
 
-# --- whose slice it is ----------------------------------------------------------------------------
+OWN_DATA = Path(__file__).parent / "data" / "ds002748"  # what is used without --data
+CACHE_LIMIT = 20e9  # bytes; beyond it, what was not used for a week goes, oldest first
+SMALLEST = 8  # pixels along an edge; smaller ones are no slices
+AXES = {plane: (plane,) for plane in PLANES} | {"all": PLANES, "through": ("coronal", "sagittal")}
+DATA_OPTIONS = ("data", "subjects", "each_file_a_subject", "axis", "slices", "cache", "seed")
+
+# --- command line ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Scan:
-    """A file to read slices from. group is the class folder (AD, NC …), split train, test or ''.
+def add_data_arguments(add, slices: int = 0, axes=tuple(AXES), cache: bool = True) -> None:
+    """The options of DATA_OPTIONS but --data, the same in every program.
 
-    For a DICOM series path is its folder, or its only file; series is its number.
+    add: an `add_argument`. slices: the default of --slices. cache: False leaves out --cache.
     """
+    add("--subjects", metavar="FILE", help="csv or tsv table of file or scan id and its subject")
+    add("--each-file-a-subject", action="store_true",
+        help="no two files are of one person, whatever their names say")  # fmt: skip
+    add("--axis", default="axial", choices=axes,
+        help="plane of a volume's slices; through: coronal and sagittal ones, rows across the "
+        "axial slices")  # fmt: skip
+    add("--slices", type=int_between(0), default=slices,
+        help="slices of a volume, spread evenly; 0: all usable")  # fmt: skip
+    if cache:
+        add("--cache", default="runs/cache", help="folder for the decoded slices; may be deleted")
+    add("--seed", type=int_between(0), default=0, help="of the split, and of all that is random")
 
-    path: Path
-    subject: str
-    group: str
-    split: str
-    files: tuple = ()
-    series: str = ""
-    about: str = ""
 
+def load_parts(
+    *,
+    data=None,
+    subjects=None,
+    each_file_a_subject: bool = False,
+    axis: str = "axial",
+    slices: int = 0,
+    cache="runs/cache",
+    seed: int = 0,
+    workers: int = 2,
+    split: bool = True,
+    quiet: bool = False,
+) -> tuple[dict, str]:
+    """({'train', 'val', 'test': Slices}, fingerprint): one call for training and evaluation.
 
-def find_scans(root) -> list[Scan]:
-    """All pictures, volumes and DICOM series below a folder, in natural order.
-
-    Raises DataError if there are none, or if a subject is in both `train` and `test`.
+    `load_parts(**{name: getattr(args, name) for name in DATA_OPTIONS})`. data: a folder of
+    pictures, volumes or DICOM series; None: the slices of ds002748 in the clone. split: False gives
+    {'all': Slices} and asks for no subjects. quiet: no progress bar, for all processes but one.
+    The fingerprint stays the same when the folder moves, and changes with any file, with the
+    subjects or with the split: a run is resumed if it is the same. Both programs find one cache
+    entry, however the folder is written. Raises DataError where subjects are in doubt or too few.
     """
-    root = Path(root)
-    if not root.exists():
-        raise DataError(f"{root}: no such folder")
-    if not root.is_dir():
-        raise DataError(f"{root}: is a file; --data takes the folder of a data set")
-    scans, seen = [], set()
-
-    def leave_out(error):
-        warn(f"left out: {error.filename}: {reason(error)}")
-
-    for folder, folders, files in os.walk(root, followlinks=True, onerror=leave_out):
-        real = os.path.realpath(folder)
-        folders[:] = (
-            [] if real in seen else sorted((f for f in folders if f[0] != "."), key=natural)
-        )
-        if real in seen:  # a link to a folder that was read already
-            continue
-        seen.add(real)
-        parts = Path(folder).relative_to(root).parts
-        split = next((p.lower() for p in parts if p.lower() in ("train", "test")), "")
-        inner = tuple(p for p in parts if p.lower() not in ("train", "test"))
-        group = inner[0] if split and inner and not inner[0].startswith("sub-") else ""
-        dicom = []
-        for name in sorted((name for name in files if name[0] != "."), key=natural):
-            path = Path(folder, name)
-            kind = kind_of(path) if suffix(path) not in PICTURES + VOLUMES else ""
-            if kind == "dicom":
-                dicom.append(path)
-            elif suffix(path) in PICTURES + VOLUMES or (
-                kind == "volume" and suffix(path) != ".hdr"
-            ):
-                scans.append(Scan(path, subject_of(path, inner), group, split))
-        for number, about, patient, members in dicom_series(dicom) if dicom else ():
-            # Without a name in the files, the uppermost folder is the subject's.
-            path = Path(folder) if len(members) > 1 else members[0]
-            patient = patient or (*inner[bool(group) :], stem(path))[0]
-            subject = subject_of(path, inner, patient)
-            scans.append(Scan(path, subject, group, split, members, number, about))
-    if not scans:
-        raise DataError(f"{root}: holds no slices (png, jpeg, tiff) and no volumes (nii, mgz, dcm)")
-    return scans
-
-
-def split_subjects(scans: list[Scan], seed: int, validate: float = 0.1, test: float = 0.15) -> dict:
-    """Assign every subject to `train`, `val` or `test`: {subject: split}.
-
-    The data set's own `train` and `test` folders are kept; what is missing is taken out of the
-    rest by a seeded shuffle of subjects, the same share of each class, at least one subject.
-    Raises DataError if a subject is in both folders or there are too few subjects.
-    """
-    where = os.path.commonpath([scan.path for scan in scans]) or "."
-    given, groups = defaultdict(set), defaultdict(dict)
-    for scan in scans:
-        given[scan.subject].add(scan.split)
-        groups[scan.group][scan.subject] = None  # an ordered set: thousands of subjects are quick
-    both = sorted((s for s, splits in given.items() if len(splits) > 1), key=natural)
-    if both:
-        names = ", ".join(both[:5])
-        raise DataError(
-            f"{where}: {len(both)} subject(s) are in train and in test too ({names}); keep each in "
-            "one of them"
-        )
-    split = {s: "test" if splits == {"test"} else "train" for s, splits in given.items()}
-    wanted = {"val": validate, "test": 0 if "test" in split.values() else test}
-    wanted = {name: share for name, share in wanted.items() if share}
-    left = list(split.values()).count("train")
-    if left <= len(wanted):
-        raise DataError(
-            f"{where}: {left} subject(s){'' if 'test' in wanted else ' outside test'} are too few: "
-            f"{len(wanted) + 1} are needed, for train, {' and '.join(wanted)}"
-        )
-    rng = np.random.default_rng(seed)
-    order = {g: rng.permutation(sorted(s, key=natural)).tolist() for g, s in sorted(groups.items())}
-    for name, share in wanted.items():
-        # Deal subjects class by class, so that every class gives its share.
-        pools = [[s for s in subjects if split[s] == "train"] for subjects in order.values()]
-        take = [round(share * len(pool)) for pool in pools]
-        if not any(take):
-            take[int(np.argmax([len(pool) for pool in pools]))] = 1
-        for pool, n in zip(pools, take):
-            split |= dict.fromkeys(pool[:n], name)
-    return split
+    if axis not in AXES:
+        raise DataError(f"axis {axis}: not one of {', '.join(AXES)}")
+    root = Path(OWN_DATA if data is None else data)
+    scans, doubt = training_scans(root, subjects, each_file_a_subject)
+    if split and doubt:
+        raise DataError(doubt)
+    part_of = split_subjects(scans, seed) if split else {}
+    every, key, bad = load_slices(
+        scans, cache, root=root, axis=axis, count=slices, workers=workers, quiet=quiet
+    )
+    if bad and not quiet:
+        print(f"{bad} files could not be read and were left out (named when first read)")
+    if not split:
+        return {"all": every}, key
+    which = np.array([part_of[subject] for subject in every.subject])
+    parts = {name: every.take(which == name) for name in ("train", "val", "test")}
+    for name, part in parts.items():
+        if not len(part):
+            raise DataError(f"{root}: no slice of the {name} subjects could be read")
+    whose = [[scan.subject, part_of[scan.subject]] for scan in scans]
+    return parts, hashlib.sha256(json.dumps([key, whose]).encode()).hexdigest()[:16]
 
 
 # --- all slices in one file -----------------------------------------------------------------------
@@ -162,16 +110,16 @@ class Slices:
     file: Path
     offset: np.ndarray  # (n,) int64, where a slice starts in the file
     shape: np.ndarray  # (n, 2) int32, its height and width
-    content: np.ndarray  # (n, 2) int32, LR height and width of what is not empty
     subject: np.ndarray  # (n,) str
     group: np.ndarray  # (n,) str, its class or ''
-    name: np.ndarray  # (n,) str, its path, for a slice of a volume with #index
+    name: np.ndarray  # (n,) str, its path below the data folder, with #index in a volume
 
     def __len__(self) -> int:
         return len(self.offset)
 
     def __getitem__(self, i: int) -> np.ndarray:
-        """Slice i as uint8 (H, W). Read, not mapped: pages of a mapping would count as memory."""
+        """Slice i as uint8 (H, W). Read, not memory-mapped: mapped pages would
+        count as resident memory."""
         h, w = self.shape[i].tolist()
         with open(self.file, "rb", buffering=0) as file:  # half the time of np.fromfile
             file.seek(int(self.offset[i]))
@@ -179,7 +127,7 @@ class Slices:
 
     def take(self, chosen) -> "Slices":
         """The slices with these indices (or this mask)."""
-        arrays = (self.offset, self.shape, self.content, self.subject, self.group, self.name)
+        arrays = (self.offset, self.shape, self.subject, self.group, self.name)
         return Slices(self.file, *(a[chosen] for a in arrays))
 
     def counts(self) -> str:
@@ -193,109 +141,168 @@ class Slices:
         return words + (f" ({', '.join(parts)})" if parts else "")
 
 
-def content_of(pixels: np.ndarray) -> np.ndarray:
-    """[[row, column], [height, width]] in LR pixels of what is not empty.
+def scan_slices(path, axis="axial", count=0, files=()) -> list[tuple[int, np.ndarray]]:
+    """Numbered uint8 slices of one file: number -1 of a picture, many of a volume."""
+    if files or kind_of(path) in ("volume", "dicom"):
+        return volume_slices(path, axis, count, files)
+    if axis == "through":
+        raise DataError(f"{path}: is a picture; only volumes have slices across others")
+    pixels = read_picture(path).pixels
+    if min(pixels.shape) < SMALLEST:
+        raise DataError(f"{path}: {pixels.shape[1]}x{pixels.shape[0]} is too small to train on")
+    return [(-1, (pixels * 255 + 0.5).astype(np.uint8))]
 
-    What is darker than a twentieth of the brightest pixel counts as empty.
+
+def volume_slices(path, axis="axial", count=0, files=(), size=None, levels=255) -> list:
+    """The usable slices of a volume as [(index, (H, W))], upright, numbered along its RAS axis.
+
+    Intensities are divided by the 99.8th percentile of the voxels above the mean, and clipped;
+    negative ones are moved up first. A slice is usable where more than a tenth of it is above 0.1.
+    count: only that many, spread evenly over them; 0: all. size: (H, W) to cut and pad to with
+    zeros about the box of all usable voxels above 0.1, never resampled; None: that box and 8 pixels
+    around it. files: of a DICOM series. levels: 255 gives uint8, 65535 uint16.
     """
-    bright, box = pixels > pixels.max() // 20, []
-    for axis, size in enumerate(pixels.shape):
-        where = np.flatnonzero(bright.any(axis=1 - axis))
-        first, last = where[[0, -1]] // 4 if len(where) else (0, size)
-        box.append((first, min(size // 4, last + 1) - first))
-    return np.array(box, np.int32).T
+    volume = read_scan(path, files)
+    if volume.stored.ndim == 4:
+        warn(f"{path}: the first of its {volume.stored.shape[3]} volumes is used")
+    x, y, z = volume.sizes
+    if axis == "through" and (z > 1.5 or z > 1.6 * min(x, y)):
+        raise DataError(f"{path}: slices {z:.2g} mm apart are too thick to learn thinner ones from")
+    data = volume.intensities()
+    if data.min() < 0:
+        data = np.maximum(data - min(0, np.percentile(data, 0.1)), 0)
+    bright = data[data > data.mean()]
+    if not bright.size:
+        raise DataError(f"{path}: is the same everywhere")
+    data = data / np.percentile(bright, 99.8)
+    foreground, found = data > 0.1, []
+    for plane in AXES[axis]:
+        slices, filled = (volume.slices(array, plane) for array in (data, foreground))
+        box = [np.flatnonzero(filled.any(axis=(0, 2 - k)))[[0, -1]].tolist() for k in (0, 1)]
+        window = [(max(0, a - 8), min(n, b + 9)) for (a, b), n in zip(box, filled.shape[1:])]
+        if size:
+            starts = [(a + b) // 2 - want // 2 for (a, b), want in zip(box, size)]
+            window = [(start, start + want) for start, want in zip(starts, size)]
+        share = filled.mean(axis=(1, 2))
+        if share.max() <= 0.1:  # a small head in a large field of view: its share of the box
+            share *= filled[0].size / np.prod([b - a + 1 for a, b in box])
+        usable = np.flatnonzero(share > 0.1)
+        if count and usable.size > count:
+            usable = usable[np.linspace(0, usable.size - 1, count).round().astype(int)]
+        for i in usable:
+            pixels = np.clip(cut(slices[i], window), 0, 1) * levels + 0.5
+            found.append((int(i), pixels.astype(np.uint8 if levels == 255 else np.uint16)))
+    if not found:
+        raise DataError(f"{path}: no slice with enough foreground")
+    return found
 
 
-def scan_slices(scan: Scan, axis: str, count: int) -> list[tuple[str, np.ndarray]]:
-    """Named uint8 slices of one file: one of a picture, many of a volume."""
-    if scan.files or kind_of(scan.path) in ("volume", "dicom"):
-        slices = volume_slices(read_scan(scan.path, scan.files), axis, count)
-        if not slices:
-            raise DataError(f"{scan.path}: no slice with enough foreground")
-        return [(f"{scan.path}#{n}", pixels) for n, pixels in slices]
-    pixels = read_picture(scan.path).pixels
-    if min(pixels.shape) < 4:
-        raise DataError(
-            f"{scan.path}: {pixels.shape[1]}x{pixels.shape[0]} is too small to train on"
-        )
-    return [(str(scan.path), (pixels * 255 + 0.5).astype(np.uint8))]
+def cut(pixels: np.ndarray, window) -> np.ndarray:
+    """The part of a slice in [(start, stop), (start, stop)], with zeros where that is outside."""
+    inside = tuple(slice(max(0, a), b) for a, b in window)
+    outside = [(max(0, -a), max(0, b - n)) for (a, b), n in zip(window, pixels.shape)]
+    return np.pad(pixels[inside], outside)
 
 
-def fingerprint(scans: list[Scan], *options) -> str:
-    """A digest of the files' names, sizes and times: it changes when the data set does."""
-    digest = hashlib.sha256(json.dumps(["cache 4", *options]).encode())
-    for path in (path for scan in scans for path in scan.files or (scan.path,)):
-        try:
-            about = path.stat()
-            words = f"{about.st_size}|{about.st_mtime_ns}"
-        except OSError:  # such as a broken link; reading it says what is wrong
-            words = "gone"
-        digest.update(os.fsencode(f"{path}|{words}\n"))
+def fingerprint(scans: list[Scan], root, *options) -> str:
+    """A digest of the files' places below root, sizes and samples of their bytes, and options.
+
+    Neither the folder's own path nor any time is part of it.
+    """
+    digest = hashlib.sha256(json.dumps(["cache 5", *options]).encode())
+    files = [path for scan in scans for path in scan.files or (scan.path,)]
+    files += [path.with_suffix(".hdr") for path in files if suffix(path) == ".img"]
+    with ThreadPoolExecutor(8) as pool:
+        for path, words in zip(files, pool.map(sample, files)):
+            digest.update(os.fsencode(Path(os.path.relpath(path, root)).as_posix()) + words)
     return digest.hexdigest()[:16]
 
 
-def load_slices(scans: list[Scan], cache, *, axis="axial", count=0, workers=2, progress=None):
+def sample(path: Path) -> bytes:
+    """A file's size and eight pieces of it, its end included, where gzip and PNG keep checksums."""
+    words = b"gone"  # such as a broken link; reading it says what is wrong
+    with suppress(OSError):
+        if path.is_file():
+            size = path.stat().st_size
+            with open(path, "rb", buffering=0) as file:
+                words = b"%d|" % size
+                for i in range(8 if size > 8192 else 1):
+                    file.seek((size - 1024) * i // 7 if size > 8192 else 0)
+                    words += file.read(1024 if size > 8192 else size)
+    return words
+
+
+def load_slices(
+    scans: list[Scan], cache, *, root=None, axis="axial", count=0, workers=2, quiet=True
+) -> tuple[Slices, str, int]:
     """All slices of all scans, decoded once: (Slices, fingerprint, number of files left out).
 
     The pixels are kept in `cache`/<fingerprint>.u8 and found again on the next call. Both files
-    appear under their names only when they are whole. progress: wraps the iteration over scans.
-    A file that cannot be read is named and left out.
+    appear under their names only when they are whole. A file that cannot be read is named and left
+    out.
     """
-    key = fingerprint(scans, axis, count)
+    root = root or os.path.commonpath([scan.path.parent for scan in scans])
+    key = fingerprint(scans, root, axis, count)
     pixels_file, index_file = (Path(cache, f"{key}.{end}") for end in ("u8", "npz"))
     index = read_index(index_file, pixels_file)
     if index is None:
         Path(cache).mkdir(parents=True, exist_ok=True)
-        for left in Path(cache).glob(f".{key}.*.part"):  # of a process that was killed while at it
-            if time.time() - left.stat().st_mtime > 3600:
-                left.unlink(missing_ok=True)
-        offset, shape, content, owner, name, bad = [], [], [], [], [], []
-
-        def read(scan):
-            try:
-                return scan_slices(scan, axis, count)
-            except DataError as error:
-                return error
-
-        position = 0
-        numbered = iter(progress(scans) if progress else scans)
-        with atomic_write(pixels_file) as file, ThreadPoolExecutor(workers) as pool:
-            # A few scans at a time: what waits to be written is bounded.
-            for start in range(0, len(scans), 4 * workers):
-                part = list(islice(numbered, 4 * workers))
-                for i, found in enumerate(pool.map(read, part), start):
-                    if isinstance(found, DataError):
-                        warn(f"left out: {found}")
-                        bad.append(i)
-                        continue
-                    for label, array in found:
-                        file.write(np.ascontiguousarray(array).data)
-                        offset.append(position)
-                        shape.append(array.shape)
-                        content.append(content_of(array)[1])
-                        owner.append(i)
-                        name.append(label)
-                        position += array.size
-            if not offset:
-                raise DataError(f"{scans[0].path.parent}: no slice could be read from any file")
-        index = dict(
-            offset=np.array(offset),
-            shape=np.array(shape, np.int32),
-            content=np.array(content),
-            owner=np.array(owner),
-            name=np.array(name),
-            bad=np.array(bad),
-        )
+        clean(Path(cache))
+        with atomic_write(pixels_file) as file:
+            index = decode(scans, file, axis, count, workers, quiet)
         buffer = io.BytesIO()  # writing to a full disk, np.savez would raise anything
         np.savez(buffer, **index)
         with atomic_write(index_file) as file:
             file.write(buffer.getbuffer())
+    else:
+        with suppress(OSError):  # a cache of someone else
+            os.utime(index_file)  # used today
     owner = index["owner"]
-    subject = np.array([s.subject for s in scans])[owner]
-    group = np.array([s.group for s in scans])[owner]
-    arrays = (index[key] for key in ("offset", "shape", "content"))
-    slices = Slices(pixels_file, *arrays, subject, group, index["name"])
-    return slices, key, len(index["bad"])
+    places = [Path(os.path.relpath(scan.path, root)).as_posix() for scan in scans]
+    names = [places[i] + (f"#{n}" if n >= 0 else "") for i, n in zip(owner, index["number"])]
+    who = np.array([(scan.subject, scan.group) for scan in scans])[owner]
+    arrays = (index[name] for name in ("offset", "shape"))
+    return Slices(pixels_file, *arrays, *who.T, np.array(names)), key, len(index["bad"])
+
+
+def decode(scans: list[Scan], file, axis: str, count: int, workers: int, quiet: bool) -> dict:
+    """Write the pixels of all slices into a file, and return what says where each of them is."""
+    offset, shape, owner, numbers, bad = [], [], [], [], []
+
+    def read(scan):
+        try:
+            return scan_slices(scan.path, axis, count, scan.files)
+        except DataError as error:
+            return error
+
+    position = 0
+    numbered = iter(tqdm(scans, desc="reading", unit="file", disable=quiet or None))
+    with ThreadPoolExecutor(workers) as pool:
+        # A few scans at a time: what waits to be written is bounded.
+        for start in range(0, len(scans), 4 * workers):
+            part = list(islice(numbered, 4 * workers))
+            for i, found in enumerate(pool.map(read, part), start):
+                if isinstance(found, DataError):
+                    warn(f"left out: {found}")
+                    bad.append(i)
+                    continue
+                for number, pixels in found:
+                    file.write(np.ascontiguousarray(pixels).data)
+                    offset.append(position)
+                    shape.append(pixels.shape)
+                    owner.append(i)
+                    numbers.append(number)
+                    position += pixels.size
+    next(numbered, None)  # ends the bar
+    if not offset:
+        raise DataError(f"{scans[0].path.parent}: no slice could be read from any file")
+    return dict(
+        offset=np.array(offset),
+        shape=np.array(shape, np.int32),
+        owner=np.array(owner),
+        number=np.array(numbers),
+        bad=np.array(bad),
+    )
 
 
 def read_index(index_file: Path, pixels_file: Path) -> dict | None:
@@ -309,37 +316,24 @@ def read_index(index_file: Path, pixels_file: Path) -> dict | None:
         return None
 
 
-def demo_slices(cache) -> tuple[dict[str, Slices], str]:
-    """Train, validation and test slices of the ICBM152 average brain that comes with nilearn.
+def clean(cache: Path) -> None:
+    """Delete what killed processes left behind, and entries not used for a week beyond the limit.
 
-    Axial slices at 1 mm, in three slabs with gaps of 6 mm, as neighbouring slices are almost the
-    same picture: the test slab at the height of the temporal lobes, validation, train above.
+    The longest unused go first. An entry in use is safe: its index is touched at each start.
     """
-    from nilearn.datasets import load_mni152_template
-
-    file = Path(cache, "mni152.u8")
-    data = load_mni152_template(resolution=1).get_fdata(dtype=np.float32)
-    low, high = intensity_range(data, clipped=True)
-    data = np.clip((data - low) / (high - low) * 255 + 0.5, 0, 255).astype(np.uint8)
-    data = np.ascontiguousarray(
-        data.transpose(2, 1, 0)[:, ::-1]
-    )  # RAS: from below, rows from the front
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if not (file.exists() and file.stat().st_size == data.size):
-        with atomic_write(file) as out:
-            out.write(data.data)
-    n, h, w = data.shape
-    every = Slices(
-        file,
-        np.arange(n) * h * w,
-        np.full((n, 2), (h, w), np.int32),
-        np.array([content_of(pixels)[1] for pixels in data]),
-        np.full(n, "ICBM152"),
-        np.full(n, ""),
-        np.array([f"axial {i}" for i in range(n)]),
-    )
-    slabs = {"test": range(26, 50), "val": range(56, 64), "train": range(70, 150)}
-    return {split: every.take(np.array(slab)) for split, slab in slabs.items()}, "mni152"
+    now, entries = time.time(), []
+    with suppress(OSError):  # another process is at it too
+        for left in cache.glob(".*.part"):
+            if now - left.stat().st_mtime > 3600:
+                left.unlink(missing_ok=True)
+        for index in cache.glob("*.npz"):
+            entries.append((index.stat().st_mtime, index, index.with_suffix(".u8")))
+        size = sum(pixels.stat().st_size for _, _, pixels in entries if pixels.exists())
+        for used, index, pixels in sorted(entries):
+            if size > CACHE_LIMIT and now - used > 7 * 86400:
+                size -= pixels.stat().st_size if pixels.exists() else 0
+                index.unlink(missing_ok=True)
+                pixels.unlink(missing_ok=True)
 
 
 # --- batches --------------------------------------------------------------------------------------
