@@ -1,4 +1,4 @@
-"""Data that the tests share: slabs of the average brain that comes with nilearn, written small."""
+"""Data that the tests share, made from the slices of real people in data/."""
 
 import signal
 import sys
@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "data" / "ds002748"
 sys.path.insert(0, str(ROOT))  # for `python -m pytest tests` from anywhere
 
 import modules  # noqa: E402
@@ -44,44 +45,49 @@ def cli(capsys):
     return call
 
 
+def slices_of_person(subject: str) -> np.ndarray:
+    """The 20 axial slices of a person, uint8 (20, 240, 256), from below."""
+    files = sorted(DATA.rglob(f"{subject}_*.png"))
+    return np.stack([np.asarray(Image.open(file)) for file in files])
+
+
 @pytest.fixture(scope="session")
 def brain() -> np.ndarray:
-    """The ICBM152 template at 1 mm as uint8 axial slices (189, 233, 197), upright."""
-    from nilearn.datasets import load_mni152_template
-
-    volume = load_mni152_template(resolution=1).get_fdata(dtype=np.float32)
-    return (volume.transpose(2, 1, 0)[:, ::-1] / volume.max() * 255 + 0.5).astype(np.uint8)
+    """A brain as uint8 axial slices (189, 233, 197), upright: a person's 20, interpolated."""
+    few = slices_of_person("55")[:, 4:237, 30:227].astype(np.float32)
+    at = np.linspace(0, len(few) - 1, 189)
+    below = np.minimum(at.astype(int), len(few) - 2)
+    part = (at - below).astype(np.float32)[:, None, None]
+    return ((1 - part) * few[below] + part * few[below + 1] + 0.5).astype(np.uint8)
 
 
 @pytest.fixture(scope="session")
-def real_slices(brain) -> torch.Tensor:
-    """Three axial slices (3, 1, 200, 160) in [0, 1]."""
-    return torch.from_numpy(brain[[60, 85, 110], 16:216, 18:178].copy())[:, None].float() / 255
+def real_slices() -> torch.Tensor:
+    """Three axial slices (3, 1, 200, 160) in [0, 1], each of another person."""
+    chosen = (("18", 5), ("55", 10), ("71", 15))
+    pixels = np.stack([slices_of_person(s)[n, 20:220, 48:208] for s, n in chosen])
+    return torch.from_numpy(pixels)[:, None].float() / 255
 
 
-# 12 made-up subjects, each another part, side or turn of the average brain.
+# 12 real people under names as ADNI gives them.
 SUBJECTS = {
-    ("train", "AD"): ("218391", "I45108", "100021", "100347"),
-    ("train", "NC"): ("230801", "I63874", "100522", "100718"),
-    ("test", "AD"): ("267894", "I88123"),
-    ("test", "NC"): ("388206", "I99150"),
+    ("train", "AD"): {"218391": "03", "I45108": "07", "100021": "09", "100347": "10"},
+    ("train", "NC"): {"230801": "52", "I63874": "54", "100522": "58", "100718": "60"},
+    ("test", "AD"): {"267894": "18", "I88123": "27"},
+    ("test", "NC"): {"388206": "55", "I99150": "56"},
 }
 
 
 @pytest.fixture(scope="session")
-def adni(brain, tmp_path_factory) -> Path:
-    """{train,test}/{AD,NC}/<scan id>_<slice>.png, 12 subjects of 3 slices of 112x96 (H x W)."""
+def adni(tmp_path_factory) -> Path:
+    """{train,test}/{AD,NC}/<scan id>_<slice>.png, 12 people with 3 slices of 112x96 (H x W)."""
     root = tmp_path_factory.mktemp("adni")
-    n = 0
-    for (split, group), subjects in SUBJECTS.items():
+    for (split, group), people in SUBJECTS.items():
         folder = root / split / group
         folder.mkdir(parents=True)
-        for subject in subjects:
-            for number in range(3):
-                pixels = brain[58 + 6 * n + number, 50:162, 50:146]
-                pixels = pixels[:, ::-1] if n % 2 else pixels
-                Image.fromarray(pixels).save(folder / f"{subject}_{number + 78}.png")
-            n += 1
+        for name, person in people.items():
+            for number, pixels in enumerate(slices_of_person(person)[8:14:2], 78):
+                Image.fromarray(pixels[64:176, 80:176]).save(folder / f"{name}_{number}.png")
     return root
 
 
