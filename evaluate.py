@@ -13,15 +13,16 @@ from tqdm import tqdm
 
 import dataset
 import modules
+from checkpoints import load_checkpoint
 from degradation import DEGRADATIONS, crop_to_scale, degrade, make_consistent
-from figures import cost_figure, curves_figure, grid_figure
+from figures import grid_figure
 from metrics import metrics_table, score, summarise
+from plots import cost_figure, curves_figure
 from utils import (
     DataError,
     Parser,
     atomic_write,
     int_between,
-    load_checkpoint,
     pick_device,
     run_main,
 )

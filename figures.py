@@ -1,18 +1,29 @@
-"""Arrays to PNG: every picture that the programs draw, without a display."""
+"""Arrays to PNG: the pictures that the programs draw, without a display (curves: plots.py).
 
-from pathlib import Path
+Figures are 8.6 inches wide, so that text keeps its size where a page shows them 830 pixels wide.
+"""
+
+from dataclasses import dataclass
 
 import numpy as np
 
 from utils import atomic_write
 
+WIDTH = 8.6  # inches
+GAP = 0.05  # inches between panels
+LINE = 0.18  # inches, the height of a line of text
+SMALL, NORMAL = 9, 10  # points
+# What lies at the left, right, top and bottom edge of a slice as `formats.slices_of` gives it.
+MARKS = {"axial": "LRAP", "coronal": "LRSI", "sagittal": "PASI"}
+WHOLE = (0.0, 0.0, 1.0, 1.0)  # a window (top, left, height, width), as shares of an image
 
-def new_figure(width: float, height: float, layout="constrained"):
-    """A matplotlib figure of its own, in inches: without pyplot there is no display to need."""
+
+def new_figure(height: float, layout="constrained"):
+    """A matplotlib figure of its own: without pyplot there is no display to need."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=110, layout=layout)
+    figure = Figure(figsize=(WIDTH, height), dpi=180, layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
@@ -24,153 +35,394 @@ def save_figure(figure, path) -> None:
     figure.clear()
 
 
-def busiest_window(image: np.ndarray, share: float = 0.3) -> tuple[float, float, float, float]:
-    """The window of an image with the most detail: (top, left, height, width) as shares of it."""
-    grid = 16
-    h, w = (max(grid, s // grid * grid) for s in image.shape)
-    padded = np.pad(image, [(0, max(0, n - s)) for n, s in zip((h, w), image.shape)])[:h, :w]
-    detail = padded.reshape(grid, h // grid, grid, w // grid).var(axis=(1, 3))
-    n = round(share * grid)
-    sums = np.lib.stride_tricks.sliding_window_view(detail, (n, n)).sum(axis=(2, 3))
+def shortened(text: str, letters: int) -> str:
+    """A text that fits, without its middle if it is too long."""
+    if len(text) <= letters:
+        return text
+    return text[: letters // 2 - 1] + "…" + text[-(letters - letters // 2) :]
+
+
+# --- windows --------------------------------------------------------------------------------------
+
+
+def depth_in_head(head: np.ndarray) -> np.ndarray:
+    """How deep in the head each cell lies: 0 outside, 1 at the deepest place. Holes are head."""
+    filled = np.ones_like(head)
+    for axis in (0, 1):  # head is what lies between the first and the last cell of a line
+        forth = np.maximum.accumulate(head, axis)
+        back = np.flip(np.maximum.accumulate(np.flip(head, axis), axis), axis)
+        filled &= forth & back
+    depth = np.zeros(head.shape)
+    while filled.any():
+        depth += filled
+        padded = np.pad(filled, 1)
+        filled = padded[1:-1, 1:-1] & padded[:-2, 1:-1] & padded[2:, 1:-1]
+        filled &= padded[1:-1, :-2] & padded[1:-1, 2:]
+    return depth / max(1, depth.max())
+
+
+def busiest_window(image: np.ndarray, tall: float = 1.0, share: float = 0.3) -> tuple:
+    """The window of an image with the most detail, about square, inside the head.
+
+    tall: height of the image's field of view divided by its width. Scalp and skull have more detail
+    than the brain, so that cells count the more the deeper they lie.
+    """
+    size = np.array(image.shape)
+    grid = np.minimum(size, 32)
+    edges = [np.linspace(0, n, g + 1).round().astype(int)[:-1] for n, g in zip(size, grid)]
+
+    def cells(values):
+        sums = np.add.reduceat(np.add.reduceat(values, edges[0], 0), edges[1], 1)
+        counts = [np.diff(np.append(e, n)) for e, n in zip(edges, size)]
+        return sums / np.outer(*counts)
+
+    steps = [np.abs(np.gradient(image, axis=k)) if size[k] > 1 else 0 for k in (0, 1)]
+    depth = depth_in_head(cells((image > 0.05).astype(float)) > 0.5)
+    detail = cells(steps[0] + steps[1] + 0.0 * image) * np.clip((depth - 0.15) / 0.35, 1e-6, 1)
+    side = share * np.sqrt(tall)  # in widths of the field of view
+    wanted = np.array([side / tall, side])
+    wanted = np.clip(np.maximum(wanted, 24 / size), 1 / grid, 1)
+    n = np.clip((wanted * grid).round().astype(int), 1, grid)
+    sums = np.lib.stride_tricks.sliding_window_view(detail, tuple(n)).sum(axis=(2, 3))
     top, left = np.unravel_index(sums.argmax(), sums.shape)
-    return top / grid, left / grid, n / grid, n / grid
+    return top / grid[0], left / grid[1], n[0] / grid[0], n[1] / grid[1]
+
+
+def content_window(image: np.ndarray, margin: float = 0.03) -> tuple:
+    """The window of an image that holds everything brighter than background."""
+    window = []
+    for axis in (0, 1):
+        filled = np.flatnonzero((image > 0.05).any(axis=1 - axis))
+        n = image.shape[axis]
+        first, last = (filled[0] / n, (filled[-1] + 1) / n) if filled.size else (0, 1)
+        first, last = max(0.0, first - margin), min(1.0, last + margin)
+        window.append((first, last - first))
+    return window[0][0], window[1][0], window[0][1], window[1][1]
+
+
+# --- rows of panels -------------------------------------------------------------------------------
+
+
+@dataclass
+class Panel:
+    """A picture in a figure. Images of any sizes that show the same field of view fit together."""
+
+    image: np.ndarray | None  # (H, W) in [0, 1]
+    text: str = ""  # above it
+    tall: float = 1.0  # height of the field of view divided by its width
+    window: tuple = WHOLE  # the part that is shown
+    box: tuple | None = None  # a window to mark
+    marks: str = ""  # letters at the left, right, top and bottom edge
+    style: dict | None = None  # of imshow; grey from 0 to 1 if None
+
+    def shape(self) -> float:
+        """Height of what is shown divided by its width."""
+        return self.tall * self.window[2] / self.window[3]
+
+
+ERRORS = dict(cmap="inferno", vmin=0)
+
+
+def draw_panels(rows: list[list], title: str = "", extra: float = 0.0):
+    """(figure, axes by row) of rows of panels, each row as wide as the figure.
+
+    extra: inches to keep free at the bottom. A row is at most 1.4 times as high as a panel is wide.
+    Laid out by hand, in inches: finding the layout would take as long as drawing it.
+    """
+    sizes = []
+    for row in rows:
+        width = (WIDTH - GAP) / len(row) - GAP
+        heights = [min(1.4 * width, width * p.shape()) for p in row if p and p.image is not None]
+        lines = max((p.text.count("\n") + 1 if p.text else 0) for p in row if p)
+        sizes.append((width, max(heights), lines * LINE))
+    head = LINE * 1.5 * bool(title)
+    height = head + sum(h + text + GAP for _, h, text in sizes) + GAP + extra
+    figure = new_figure(height, layout=None)
+    if title:
+        y = 1 - 0.05 / height
+        figure.text(0.5, y, shortened(title, 105), ha="center", va="top", fontsize=NORMAL)
+    top, grid = height - head, []
+    for row, (width, tall, text) in zip(rows, sizes):
+        top -= text + GAP
+        line = []
+        for column, panel in enumerate(row):
+            left = GAP + column * (width + GAP)
+            rect = (left / WIDTH, (top - tall) / height, width / WIDTH, tall / height)
+            axes = figure.add_axes(rect, xticks=[], yticks=[])
+            line.append(axes)
+            if panel is None or panel.image is None:
+                axes.axis("off")
+            else:
+                draw_panel(axes, panel)
+            if panel is not None and panel.text:
+                where = (left + width / 2) / WIDTH, (top + 0.03) / height
+                figure.text(*where, panel.text, ha="center", va="bottom", fontsize=SMALL)
+        grid.append(line)
+        top -= tall
+    return figure, grid
+
+
+def draw_panel(axes, panel: Panel) -> None:
+    """Draw the image of a panel with its box and its marks into axes."""
+    from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import withStroke
+
+    style = panel.style or dict(cmap="gray", vmin=0, vmax=1)
+    image = panel.image
+    axes.imshow(image, extent=(0, 1, 1, 0), aspect=panel.tall, interpolation="nearest", **style)
+    top, left, height, width = panel.window
+    axes.set(xlim=(left, left + width), ylim=(top + height, top))
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    if panel.box:
+        y, x, h, w = panel.box
+        axes.add_patch(Rectangle((x, y), w, h, fill=False, color="gold", lw=1.2))
+    places = [(0.02, 0.5), (0.98, 0.5), (0.5, 0.98), (0.5, 0.02)]
+    sides = [("left", "center"), ("right", "center"), ("center", "top"), ("center", "bottom")]
+    for mark, where, (ha, va) in zip(panel.marks, places, sides):
+        axes.text(
+            *where, mark, transform=axes.transAxes, ha=ha, va=va, fontsize=SMALL, color="white",
+            path_effects=[withStroke(linewidth=2, foreground="black")],
+        )  # fmt: skip
+
+
+def add_colorbar(figure, axes, label: str, rect) -> None:
+    """A horizontal colour bar with its label below, at rect (left, bottom, width, height)."""
+    bar = figure.colorbar(axes.images[0], cax=figure.add_axes(rect), orientation="horizontal")
+    bar.set_label(label, fontsize=SMALL)
+    bar.ax.tick_params(labelsize=SMALL)
+    bar.ax.locator_params(nbins=4)
+
+
+def field_shape(lr: np.ndarray, aspect: float) -> float:
+    """Height of a field of view divided by its width; aspect: that of an LR pixel."""
+    return aspect * lr.shape[0] / lr.shape[1]
+
+
+# --- figures of predict.py ------------------------------------------------------------------------
+
+
+def size_text(image: np.ndarray) -> str:
+    return f"{image.shape[0]} x {image.shape[1]}"
+
+
+def picture_figure(path, lr, bicubic, sr, *, expected=None, title="", aspect: float = 1.0) -> None:
+    """Input, bicubic and prediction, whole and the busiest detail; images (H, W) in [0, 1].
+
+    expected: expected absolute error of each pixel of the prediction. aspect: height of an input
+    pixel divided by its width.
+    """
+    tall = field_shape(lr, aspect)
+    detail = busiest_window(sr, tall)
+    panels = [
+        Panel(lr, f"input, {size_text(lr)}", tall),
+        Panel(bicubic, f"bicubic, {size_text(bicubic)}", tall),
+        Panel(sr, f"prediction, {size_text(sr)}", tall),
+    ]
+    extra = 0.0
+    if expected is not None:
+        style = ERRORS | dict(vmax=error_limit([expected]))
+        panels.append(Panel(expected, "expected error", tall, style=style))
+        extra = 0.5
+    details = [Panel(p.image, "", tall, detail, style=p.style) for p in panels]
+    for panel in panels:
+        panel.box = detail
+    figure, grid = draw_panels([panels, details], title, extra)
+    if expected is not None:
+        beside_bar(figure, grid[1][-1], "expected absolute error (white = 1)")
+    save_figure(figure, path)
+
+
+def error_limit(errors) -> float:
+    """The brightest value of error maps: nearly all pixels lie below."""
+    return max(0.02, max(float(np.percentile(e, 99.5)) for e in errors))
+
+
+def beside_bar(figure, axes, label: str) -> None:
+    """A colour bar in the space that was kept free below the figure's last row."""
+    height = figure.get_size_inches()[1]
+    box = axes.get_position(original=True)
+    rect = (box.x0 + 0.02, 0.38 / height, box.width - 0.04, 0.1 / height)
+    add_colorbar(figure, axes, label, rect)
+
+
+def simulation_figure(
+    path, lr, bicubic, sr, hr, scores, *, expected=None, title="", aspect: float = 1.0
+) -> None:
+    """A simulation: LR, bicubic, prediction and original, a detail of each, and the errors.
+
+    scores: of bicubic and of the prediction, as `metrics.score` gives them. aspect: height of an LR
+    pixel divided by its width. expected: expected absolute error; without it the figure shows where
+    the prediction is nearer to the original than bicubic upsampling is.
+    """
+    bicubic, sr = np.clip(bicubic, 0, 1), np.clip(sr, 0, 1)
+    tall = field_shape(lr, aspect)
+    detail = busiest_window(hr, tall)
+    names = ("low resolution", "bicubic", "prediction", "original")
+    images = (lr, bicubic, sr, hr)
+    whole = [
+        Panel(image, f"{name}, {size_text(image)}", tall, box=detail)
+        for name, image in zip(names, images)
+    ]
+    details = [Panel(image, "", tall, detail) for image in images]
+    before, after = abs(bicubic - hr), abs(sr - hr)
+    limit = error_limit([before, after])
+    style = ERRORS | dict(vmax=limit)
+    last = Panel(expected, "expected error", tall, style=style)
+    if expected is None:
+        style_of_gain = dict(cmap="RdBu", vmin=-limit, vmax=limit)
+        last = Panel(before - after, "nearer than bicubic (blue)", tall, style=style_of_gain)
+    errors = [Panel(None), Panel(before, "error of bicubic", tall, style=style)]
+    errors += [Panel(after, "error of prediction", tall, style=style), last]
+    figure, grid = draw_panels([whole, details, errors], title)
+    write_scores(figure, grid[2][0], grid[2][1], scores)
+    save_figure(figure, path)
+
+
+def write_scores(figure, axes, errors, scores) -> None:
+    """The scores of bicubic and prediction as a small table, and the colour bar of the errors."""
+    lines = [("", "bicubic", "prediction")]
+    rows = {"psnr": ("PSNR, dB", 2), "psnr_brain": ("in brain", 2), "ssim": ("SSIM", 4)}
+    rows["mse"] = ("MSE", 5)
+    for key, (name, digits) in rows.items():
+        values = [s.get(key) for s in scores]
+        if None not in values:
+            lines.append((name, *(f"{value:.{digits}f}" for value in values)))
+    height = axes.get_position(original=True).height * figure.get_size_inches()[1]
+    for i, line in enumerate(lines):
+        for text, x, ha in zip(line, (0.02, 0.62, 0.99), ("left", "right", "right")):
+            y = 1 - (0.1 + i * LINE) / height
+            axes.text(x, y, text, transform=axes.transAxes, ha=ha, va="top", fontsize=SMALL)
+    box = axes.get_position(original=True)
+    total = figure.get_size_inches()[1]
+    rect = (box.x0 + 0.1 * box.width, box.y0 + 0.42 / total, 0.8 * box.width, 0.1 / total)
+    add_colorbar(figure, errors, "absolute error", rect)
+
+
+@dataclass
+class View:
+    """A slice of a scan before and after. Images (H, W) in [0, 1]."""
+
+    name: str
+    before: np.ndarray
+    cubic: np.ndarray
+    after: np.ndarray
+    aspect: float = 1.0  # height of a pixel of `before` divided by its width
+    marks: str = ""  # letters at its left, right, top and bottom edge: MARKS[plane]
+    expected: np.ndarray | None = None  # expected absolute error
+
+
+def volume_figure(
+    path, views: list[View], *, title="", names=("input", "bicubic", "prediction")
+) -> None:
+    """Slices of a scan: each whole, with a box, and its busiest detail before and after."""
+    rows = []
+    errors = [view.expected for view in views if view.expected is not None]
+    style = ERRORS | dict(vmax=error_limit(errors)) if errors else None
+    for view in views:
+        tall = field_shape(view.before, view.aspect)
+        detail = busiest_window(view.after, tall)
+        rest = dict(box=detail, marks=view.marks)
+        row = [Panel(view.before, view.name, tall, content_window(view.after), **rest)]
+        images = (view.before, view.cubic, view.after)
+        for image, name in zip(images, names):
+            row.append(Panel(image, f"{name}, detail", tall, detail))
+        if errors:
+            row.append(Panel(view.expected, "expected error", tall, detail, style=style))
+        rows.append(row)
+    figure, grid = draw_panels(rows, title, 0.5 * bool(errors))
+    if errors:
+        beside_bar(figure, grid[-1][-1], "expected absolute error (white = 1)")
+    save_figure(figure, path)
+
+
+# --- figures of train.py and evaluate.py ----------------------------------------------------------
+
+
+@dataclass
+class Example:
+    """A slice of a test subject. Images (H, W) in [0, 1]; scores as `metrics.score` gives them."""
+
+    name: str
+    lr: np.ndarray
+    bicubic: np.ndarray
+    sr: np.ndarray
+    hr: np.ndarray
+    scores: tuple[dict, dict]  # of bicubic and of the network
+    aspect: float = 1.0  # height of an LR pixel divided by its width
+
+
+def example_row(example: Example, errors: bool) -> list[Panel]:
+    """The panels of an example: whole, details, and with errors whole error maps."""
+    tall = field_shape(example.lr, example.aspect)
+    whole, detail = content_window(example.hr), busiest_window(example.hr, tall)
+    bicubic, sr = np.clip(example.bicubic, 0, 1), np.clip(example.sr, 0, 1)
+    before, after = (f"{s['psnr']:.2f} dB" for s in example.scores)
+    name = shortened(example.name, 20 if errors else 26)
+    row = [Panel(example.hr, name, tall, whole, detail)]
+    if not errors:
+        row.append(Panel(example.lr, "low resolution", tall, detail))
+    row += [
+        Panel(bicubic, f"bicubic, {before}", tall, detail),
+        Panel(sr, f"network, {after}", tall, detail),
+        Panel(example.hr, "truth", tall, detail),
+    ]
+    if errors:
+        maps = [abs(bicubic - example.hr), abs(sr - example.hr)]
+        style = ERRORS | dict(vmax=error_limit(maps))
+        for image, text in zip(maps, ("error of bicubic", "of network")):
+            row.append(Panel(image, text, tall, whole, style=style))
+    return row
+
+
+def examples_figure(path, examples: list[Example], *, title="", errors=False) -> None:
+    """One row an example: cropped to the content, a detail of LR, bicubic, network and truth.
+
+    errors: error maps instead of the low resolution, both of a row on one scale.
+    """
+    figure, _ = draw_panels([example_row(example, errors) for example in examples], title)
+    save_figure(figure, path)
+
+
+def worst_figure(path, examples: list[Example], gains: dict, *, title="") -> None:
+    """The worst slices, below the gains of all slices over bicubic upsampling.
+
+    gains: {name of a set or a degradation: gain of each slice in dB}.
+    """
+    strip = 2.4
+    figure, _ = draw_panels([example_row(e, True) for e in examples], title, strip)
+    height = figure.get_size_inches()[1]
+    axes = figure.add_axes((0.08, 0.5 / height, 0.9, (strip - 0.75) / height))
+    for name, values in gains.items():
+        values = np.sort(np.asarray(values, dtype=float))
+        worse = f"{np.mean(values < 0):.1%} below bicubic"
+        axes.plot(np.linspace(0, 100, len(values)), values, lw=1.5, label=f"{name}: {worse}")
+    axes.axhline(0, color="black", lw=1, ls="--")
+    axes.set_xlabel("slices in order of gain, %", fontsize=SMALL)
+    axes.set_ylabel("gain, dB", fontsize=SMALL)
+    axes.tick_params(labelsize=SMALL)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=SMALL, loc="best")
+    save_figure(figure, path)
+
+
+# --- until every program draws with the functions above -------------------------------------------
 
 
 def comparison_figure(path, panels, errors=None, *, title="", aspect: float = 1.0) -> None:
-    """Write a side-by-side figure: whole slices, below them the busiest detail, then error maps.
-
-    panels: [(title, image (H, W) in [0, 1])], of any sizes that show the same field of view, all
-    drawn on one grey range. errors: an absolute error map or None for each panel, on one scale.
-    aspect: height of a pixel divided by its width.
-    """
-    from matplotlib.patches import Rectangle
-
-    rows = 2 + (errors is not None)
-    h, w = panels[-1][1].shape
-    tall = min(3.0, max(0.33, aspect * h / w))
-    # Laid out by hand, in inches: finding the layout would take as long as drawing it.
-    side, bar, gap = 3.0, 0.8 * (rows == 3), 0.05
-    head = 0.1 + 0.35 * bool(title) + 0.2 * max(1 + name.count("\n") for name, _ in panels)
-    wide, high = len(panels) * (side + gap) + gap + bar, rows * (tall * side + gap) + head
-    figure = new_figure(wide, high, layout=None)
-    grid = dict(left=gap / wide, right=1 - (gap + bar) / wide, bottom=gap / high)
-    grid |= dict(top=1 - head / high, wspace=gap / side, hspace=gap / (tall * side))
-    axes = figure.subplots(rows, len(panels), squeeze=False, gridspec_kw=grid)
-    top, left, height, width = busiest_window(panels[-1][1])
-    for column, (name, image) in enumerate(panels):
-        style = dict(extent=(0, 1, 1, 0), aspect=tall, interpolation="nearest")
-        for row in (0, 1):
-            axes[row, column].imshow(image, cmap="gray", vmin=0, vmax=1, **style)
-        axes[0, column].set_title(name, fontsize=10)
-        corner, size = (left, top), (width, height)
-        axes[0, column].add_patch(Rectangle(corner, *size, fill=False, color="gold", lw=1.2))
-        axes[1, column].set(xlim=(left, left + width), ylim=(top + height, top))
+    tall = field_shape(panels[-1][1], aspect)
+    detail = busiest_window(panels[-1][1], tall)
+    rows = [[Panel(image, name, tall, box=detail) for name, image in panels]]
+    rows.append([Panel(image, "", tall, detail) for _, image in panels])
     if errors is not None:
-        limit = max(0.02, max(float(np.percentile(e, 99.5)) for e in errors if e is not None))
-        for column, error in enumerate(errors):
-            if error is not None:
-                shown = axes[2, column].imshow(error, cmap="inferno", vmin=0, vmax=limit, **style)
-        beside = figure.add_axes((1 - bar / wide, 2 * gap / high, 0.12 / wide, tall * side / high))
-        figure.colorbar(shown, cax=beside, label="absolute error (white = 1)")
-    for a in axes.flat:
-        a.set(xticks=[], yticks=[])
-        a.set_visible(bool(a.images))
-    if title:
-        figure.suptitle(title, fontsize=11, y=1 - 0.1 / high, va="top")
-    save_figure(figure, path)
+        style = ERRORS | dict(vmax=error_limit([e for e in errors if e is not None]))
+        rows.append([Panel(error, "", tall, style=style) for error in errors])
+    save_figure(draw_panels(rows, title)[0], path)
 
 
 def grid_figure(path, rows, names, *, title="", aspect: float = 1.0) -> None:
-    """Write a grid of whole slices on one grey range: one list of images (H, W) a row."""
-    tall = [min(3.0, max(0.33, aspect * row[-1].shape[0] / row[-1].shape[1])) for row in rows]
-    size = (2.7 * len(names), 2.7 * sum(tall) + 0.6)
-    figure = new_figure(*size)
-    grid = figure.subplots(len(rows), len(names), squeeze=False, height_ratios=tall)
-    for line, images, t in zip(grid, rows, tall):
-        for axes, image, name in zip(line, images, names):
-            style = dict(extent=(0, 1, 1, 0), aspect=t, interpolation="nearest")
-            axes.imshow(image, cmap="gray", vmin=0, vmax=1, **style)
-            axes.set(xticks=[], yticks=[])
-            if images is rows[0]:
-                axes.set_title(name, fontsize=10)
-    if title:
-        figure.suptitle(title, fontsize=11)
-    save_figure(figure, path)
-
-
-def smoothed(values) -> np.ndarray:
-    """A centred mean over 4 % of a curve, shorter at both ends: the curve keeps its length."""
-    values = np.asarray(values, dtype=float)
-    width = max(1, len(values) // 50)
-    sums = np.concatenate(([0.0], np.cumsum(values)))
-    i = np.arange(len(values))
-    low, high = np.maximum(0, i - width), np.minimum(len(values), i + width + 1)
-    return (sums[high] - sums[low]) / (high - low)
-
-
-def curves_figure(path, curves: dict) -> None:
-    """Plot smoothed training losses: {name: (iterations, losses)}. Both axes are logarithmic."""
-    figure = new_figure(8, 4.5)
-    axes = figure.subplots()
-    for name, (iterations, losses) in curves.items():
-        step = len(losses) // 4000 + 1
-        axes.plot(iterations[::step], smoothed(losses)[::step], lw=1.6, label=name)
-    axes.set(xlabel="iteration (optimiser steps)", ylabel="MSE (intensity in [0, 1], squared)")
-    axes.set(xscale="log", yscale="log")
-    axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize=9)
-    save_figure(figure, path)
-
-
-def cost_figure(path, table: dict) -> None:
-    """Plot PSNR against MMAC of the rows of `evaluate.evaluate`, bicubic as a line."""
-    figure = new_figure(8, 4.5)
-    axes = figure.subplots()
-    for name, row in table.items():
-        mean = row["psnr"]["mean"]
-        if "mmac" not in row:
-            axes.axhline(mean, color="gray", ls="--", lw=1)
-            axes.annotate(name, (0.01, mean), xycoords=("axes fraction", "data"), va="bottom")
-            continue
-        of = Path(name)  # runs are told apart by their folders, weights by their names
-        label = (of.parent if of.stem in ("best", "last") else of).stem
-        (dot,) = axes.plot(row["mmac"], mean, "o")
-        axes.annotate(
-            label, (row["mmac"], mean), xytext=(6, 0), textcoords="offset points",
-            va="center", fontsize=8, color=dot.get_color(),
-        )  # fmt: skip
-    axes.set_xscale("log", subs=[2, 5])
-    axes.set(xlabel="million multiply-accumulates for a 60x64 slice")
-    axes.set(ylabel="PSNR (dB), mean over subjects")
-    for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        ticks("{x:g}")
-    axes.margins(x=0.25)
-    axes.grid(alpha=0.3, which="both")
-    save_figure(figure, path)
-
-
-def loss_figure(path, iterations, losses, validations, bicubic_mse=None, title="") -> None:
-    """Plot the training loss per iteration: raw and smoothed, with validation and bicubic.
-
-    validations: [(iteration, MSE)]. Logarithmic axis; MSE of intensities in [0, 1].
-    """
-    figure = new_figure(8, 4.5)
-    axes = figure.subplots()
-    if len(losses):
-        smooth, step = smoothed(losses), len(losses) // 4000 + 1  # the eye sees no more points
-        style = dict(color="tab:blue", label="training, raw", alpha=0.25, lw=0.6)
-        axes.plot(iterations[::step], losses[::step], **style)
-        style = dict(color="tab:blue", label="training, smoothed", lw=2)
-        axes.plot(iterations[::step], smooth[::step], **style)
-    if validations:
-        axes.plot(*zip(*validations), "o-", color="tab:red", ms=4, lw=1, label="validation slices")
-    if bicubic_mse:
-        label = "bicubic upsampling, validation slices"
-        axes.axhline(bicubic_mse, color="black", ls="--", lw=1, label=label)
-    axes.set(xlabel="iteration (optimiser steps)", ylabel="MSE (intensity in [0, 1], squared)")
-    axes.set_yscale("log")
-    axes.grid(alpha=0.3, which="both")
-    axes.set_title(title, fontsize=10)
-    if axes.lines:
-        axes.legend(fontsize=9, loc="upper right")  # "best" would try every loss
-    save_figure(figure, path)
+    rows = [
+        [Panel(x, n if not i else "", field_shape(row[-1], aspect)) for x, n in zip(row, names)]
+        for i, row in enumerate(rows)
+    ]
+    save_figure(draw_panels(rows, title)[0], path)

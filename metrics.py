@@ -4,9 +4,8 @@ import math
 
 import numpy as np
 import torch
-from skimage.metrics import structural_similarity
 
-METRICS = ("mse", "psnr", "psnr_brain", "ssim", "lr_rmse")
+METRICS = ("mse", "psnr", "psnr_brain", "ssim", "power_ratio", "lr_rmse")
 
 
 def psnr_of(mse: float) -> float:
@@ -14,39 +13,64 @@ def psnr_of(mse: float) -> float:
     return -10 * math.log10(max(mse, 1e-10))
 
 
-def ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean structural similarity of two slices (H, W) in [0, 1].
+def ssim(sr: np.ndarray, hr: np.ndarray) -> float | None:
+    """Mean structural similarity of two slices (H, W) in [0, 1]; None below 3 pixels an edge.
 
     Wang et al., IEEE Trans. Image Processing 13(4), 2004, eq. 13: Gaussian window of 11x11 and
-    sigma 1.5 (the largest odd size that fits into a smaller slice), K1 = 0.01, K2 = 0.03.
+    sigma 1.5, K1 = 0.01, K2 = 0.03; the mean is over all places where the window fits. Slices of
+    less than 11 pixels are mirrored at their edges, and fewer pixels are left out there.
     """
-    size = min(11, *(n - 1 + n % 2 for n in a.shape))
-    return float(
-        structural_similarity(
-            a, b, data_range=1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
-            win_size=size,
-        )
-    )  # fmt: skip
+    from skimage.metrics import structural_similarity  # takes 0.3 s, which upscaling can save
+
+    size = min(11, *(n - 1 + n % 2 for n in hr.shape))  # odd
+    if size < 3:
+        return None
+    # scikit-image filters with 11x11 in any case; win_size is what it leaves out at the edges.
+    options = dict(data_range=1, win_size=size, gaussian_weights=True, sigma=1.5)
+    return float(structural_similarity(hr, sr, use_sample_covariance=False, **options))
 
 
-def score(sr: torch.Tensor, hr: torch.Tensor) -> dict:
+def score(sr: torch.Tensor, hr: torch.Tensor, scale: tuple[int, int] | None = None) -> dict:
     """MSE, PSNR, PSNR inside the brain (HR > 0.05) and SSIM of one slice (H, W), clamped to [0, 1].
 
-    No border is cut off. `psnr_brain` is None for a slice without brain.
+    No border is cut off. `psnr_brain` is None for a slice without brain, `ssim` for a tiny one.
+    scale: of the LR slice; with it also `power_ratio`.
     """
-    sr, hr = sr.detach().cpu().float().clamp(0, 1), hr.detach().cpu().float().clamp(0, 1)
-    error = (sr.double() - hr.double()) ** 2
+    sr, hr = (x.detach().cpu().double().clamp(0, 1) for x in (sr, hr))
+    error = (sr - hr) ** 2
     brain = error[hr > 0.05]
     mse = float(error.mean())
     inside = psnr_of(float(brain.mean())) if brain.numel() else None
-    return dict(mse=mse, psnr=psnr_of(mse), psnr_brain=inside, ssim=ssim(sr.double().numpy(), hr.double().numpy()))
+    sr, hr = sr.numpy(), hr.numpy()
+    result = dict(mse=mse, psnr=psnr_of(mse), psnr_brain=inside, ssim=ssim(sr, hr))
+    return result | (dict(power_ratio=power_ratio(sr, hr, scale)) if scale else {})
 
 
-def summarise(rows: list[dict], subjects) -> dict:
-    """Per-slice scores -> {metric: {mean, sd}} over subjects, and n.
+def power_ratio(sr, hr, scale: tuple[int, int]) -> float | None:
+    """Power of SR over that of HR in the frequencies that the LR slice has measured, without DC.
+
+    1: as sharp as the truth; above: sharpened too much. Measured is what lies below the LR slice's
+    Nyquist frequency along both axes. None where HR is flat there.
+    """
+    measured = [abs(np.fft.fftfreq(n)) < 0.5 / s for n, s in zip(hr.shape, scale)]
+    measured = np.outer(*measured)
+    measured[0, 0] = False
+    spectra = [np.fft.fft2(np.asarray(x, dtype=np.float64))[measured] for x in (sr, hr)]
+    of_sr, of_hr = (float((abs(x) ** 2).sum()) for x in spectra)
+    return of_sr / of_hr if of_hr > 1e-12 * hr.size**2 else None
+
+
+def gains_over(rows: list[dict], bicubic: list[dict]) -> np.ndarray:
+    """Gain in PSNR (dB) of each slice over bicubic upsampling of the same LR slice."""
+    return np.array([row["psnr"] - before["psnr"] for row, before in zip(rows, bicubic)])
+
+
+def summarise(rows: list[dict], subjects, bicubic: list[dict] | None = None) -> dict:
+    """Per-slice scores -> {metric: {mean, sd}} over subjects, and their numbers.
 
     A subject's value is the mean of its slices; sd is the sample standard deviation over subjects
-    (None for a single one).
+    (None for a single one). bicubic: the scores of bicubic upsampling of the same slices; with them
+    also the share of slices that are worse, the worst gain over it in dB and which slice has it.
     """
     summary = {"subjects": len(set(subjects)), "slices": len(rows)}
     for metric in METRICS:
@@ -59,26 +83,33 @@ def summarise(rows: list[dict], subjects) -> dict:
             "mean": float(np.mean(means)) if means else None,
             "sd": float(np.std(means, ddof=1)) if len(means) > 1 else None,
         }
+    if bicubic and len(rows):
+        gains = gains_over(rows, bicubic)
+        summary["below_bicubic"] = float((gains < 0).mean())
+        summary |= {"worst_gain": float(gains.min()), "worst_slice": int(gains.argmin())}
     return summary
 
 
 def metrics_table(rows: dict[str, dict]) -> str:
-    """The text table of {name: summary}, with parameters and MMAC where a summary has them."""
+    """The text table of {name: summary}; columns that no summary fills are left out."""
 
     def cell(summary, metric, digits):
-        mean, sd = summary[metric]["mean"], summary[metric]["sd"]
+        mean, sd = (summary.get(metric, {}).get(key) for key in ("mean", "sd"))
         if mean is None:
             return "-"
         return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if sd is not None else "")
 
-    head = ["", "MSE", "PSNR (dB)", "in brain (dB)", "SSIM", "LR RMSE", "parameters", "MMAC"]
-    lines = [head]
-    for name, s in rows.items():
-        parameters = f"{s['parameters']:,}" if s.get("parameters") else "-"
-        macs = f"{s['mmac']:,.0f}" if s.get("mmac") else "-"
-        values = [cell(s, m, d) for m, d in zip(METRICS, (5, 2, 2, 4, 4))]
-        lines.append([name, *values, parameters, macs])
-    used = [i for i in range(len(head)) if any(line[i] != "-" for line in lines[1:])]
+    def plain(summary, key, style):
+        return "-" if summary.get(key) is None else format(summary[key], style)
+
+    head = ["", "MSE", "PSNR (dB)", "in brain (dB)", "SSIM", "power", "LR RMSE"]
+    lines = [[*head, "below bicubic", "parameters", "MMAC"]]
+    for name, summary in rows.items():
+        values = [cell(summary, m, d) for m, d in zip(METRICS, (5, 2, 2, 4, 3, 4))]
+        values.append(plain(summary, "below_bicubic", ".1%"))
+        values += [plain(summary, "parameters", ",d"), plain(summary, "mmac", ",.0f")]
+        lines.append([name, *values])
+    used = [i for i in range(len(lines[0])) if any(line[i] != "-" for line in lines[1:])]
     lines = [[line[i] for i in used] for line in lines]
     widths = [max(len(cell) for cell in column) for column in zip(*lines)]
     text = ["  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in lines]

@@ -27,6 +27,7 @@ from tqdm import tqdm
 import dataset
 import formats
 import modules
+from checkpoints import load_checkpoint
 from degradation import DEGRADATIONS, crop_to_scale, degrade, make_consistent
 from dicom import read_scan
 from figures import busiest_window, comparison_figure, grid_figure
@@ -37,7 +38,6 @@ from utils import (
     UsageError,
     atomic_write,
     int_between,
-    load_checkpoint,
     one_line,
     pick_device,
     run_main,

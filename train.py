@@ -30,13 +30,14 @@ from tqdm import tqdm
 
 import dataset
 import modules
+from checkpoints import CHECKPOINT_VERSION, load_checkpoint, save_checkpoint
 from degradation import DEGRADATIONS, degrade
 from evaluate import as_tensor, evaluate
-from figures import grid_figure, loss_figure
+from figures import grid_figure
 from metrics import metrics_table, psnr_of
 from optim import learning_rate, optimisers_of
+from plots import loss_figure
 from utils import (
-    CHECKPOINT_VERSION,
     DataError,
     Parser,
     UsageError,
@@ -44,11 +45,9 @@ from utils import (
     atomic_write,
     bf16_works,
     int_between,
-    load_checkpoint,
     pick_device,
     reason,
     run_main,
-    save_checkpoint,
 )
 
 LOG_FIELDS = ("iteration", "loss", "lr", "val_mse", "val_psnr", "bicubic_psnr")
@@ -267,17 +266,7 @@ def quoted(path) -> str:
 
 def plot(run: Path, rows, title: str) -> None:
     """Draw loss.png from the rows of the log."""
-    steps = [row for row in rows if row["loss"] != ""]
-    checks = [row for row in rows if row["val_mse"] != ""]
-    bicubic = [10 ** (-float(row["bicubic_psnr"]) / 10) for row in checks[:1]]
-    loss_figure(
-        run / "loss.png",
-        [int(row["iteration"]) for row in steps],
-        [float(row["loss"]) for row in steps],
-        [(int(row["iteration"]), float(row["val_mse"])) for row in checks],
-        bicubic[0] if bicubic else None,
-        title,
-    )
+    loss_figure(run / "loss.png", rows, title)
     gc.collect()  # a figure is a knot of references: a long run would grow by each one
 
 

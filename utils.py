@@ -1,17 +1,19 @@
-"""Small helpers below all other files: errors, command line, files, checkpoints, devices."""
+"""Small helpers below all other files: errors, files, command line, messages, devices."""
 
 import argparse
-import io
+import difflib
+import functools
 import os
+import re
 import subprocess
 import sys
-import zipfile
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
-CHECKPOINT_VERSION = 2  # 1: the default network had neither `kernel` nor `half`
+QUIET = False  # set from --quiet each time a command line is read
 
 # --- errors and files -----------------------------------------------------------------------------
 
@@ -54,20 +56,15 @@ def run_main(main) -> None:
     sys.exit(status)
 
 
-def warn(message: str) -> None:
-    """A warning for the person at the prompt, on stderr so that it never mixes with results."""
-    print("warning: " + one_line(message), file=sys.stderr)
-
-
 def one_line(text: str) -> str:
     """The text without line breaks and control codes, whatever a file name brings."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def reason(error: BaseException) -> str:
-    """The words of an exception in one line."""
-    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(words.split())[:200] or type(error).__name__
+    """The message of an exception in one line."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())[:200] or type(error).__name__
 
 
 @contextmanager
@@ -87,39 +84,6 @@ def as_data_error(path):
         raise DataError(f"{path}: claims more data than fits into memory") from None
     except Exception as error:
         raise DataError(f"{path}: cannot be read ({reason(error)})") from None
-
-
-class Defaults(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the defaults that say something: not those of switches, nor None."""
-
-    def _get_help_string(self, action):
-        silent = action.default is None or action.default is False
-        if silent or "(default" in action.help:
-            return action.help
-        return super()._get_help_string(action)
-
-
-class Parser(argparse.ArgumentParser):
-    """A command line with its defaults in --help, whose mistakes are one line and status 2."""
-
-    def __init__(self, description):
-        super().__init__(description=description, formatter_class=Defaults, allow_abbrev=False)
-
-    def error(self, message):
-        raise UsageError(f"{message}; see --help")
-
-
-def int_between(least: int, most: int = 2**31):
-    """An argparse type: a whole number in this range."""
-
-    def parse(text):
-        number = int(text)
-        if not least <= number <= most:
-            raise argparse.ArgumentTypeError(f"{text} is not in {least} ... {most}")
-        return number
-
-    parse.__name__ = "whole number"
-    return parse
 
 
 @contextmanager
@@ -145,61 +109,103 @@ def atomic_write(path, mode: str = "wb"):
         raise
 
 
-# --- checkpoints ----------------------------------------------------------------------------------
+# --- command line and messages --------------------------------------------------------------------
 
 
-def save_checkpoint(path, checkpoint: dict) -> None:
-    """Write a dict of tensors and plain types, whole or not at all."""
-    buffer = io.BytesIO()  # writing to a full disk, torch.save would raise anything
-    torch.save({**checkpoint, "version": CHECKPOINT_VERSION}, buffer)
-    with atomic_write(path) as file:
-        file.write(buffer.getbuffer())
+def warn(message: str) -> None:
+    """A warning for the person at the prompt, on stderr so that it never mixes with results."""
+    tqdm.write("warning: " + one_line(message), file=sys.stderr)
 
 
-def load_checkpoint(path) -> dict:
-    """Read a checkpoint on the CPU, without running any code that it may hold.
+def note(message: str) -> None:
+    """A line about what is being done; --quiet leaves it out."""
+    if not QUIET:
+        tqdm.write(one_line(message), file=sys.stdout)
 
-    `model` is certain to be a dict of real tensors, no larger than the file. Raises DataError if
-    the file is missing, damaged, of another version or no checkpoint of this project.
+
+class LogLines:
+    """A file for tqdm that writes each state of a bar as a line, for logs."""
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            print(text.strip("\r\n "), file=sys.stderr)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+def progress(items=None, total=None, desc="", unit="it", *, disable=False, **options) -> tqdm:
+    """A progress bar around items, or moved by its update(); none with --quiet.
+
+    Where stderr is no terminal: a line a minute, and nothing at all for shorter work.
     """
-    path = Path(path)
-    wanted = {"model": dict, "arch": dict, "scale": (int, list), "degradation": str, "version": int}
-    with as_data_error(path):
-        try:
-            # torch.save packs nothing: packed parts would let a small file fill the memory.
-            with zipfile.ZipFile(path) as archive:
-                packed = any(part.compress_type for part in archive.infolist())
-            checkpoint = None if packed else torch.load(path, "cpu", weights_only=True)
-        except PermissionError:
-            raise
-        except Exception:  # a damaged or hostile file can fail anywhere in there
-            raise DataError(
-                f"{path}: not a checkpoint, damaged, or holds more than tensors"
-            ) from None
-        if not isinstance(checkpoint, dict) or any(
-            not isinstance(checkpoint.get(key), kind) for key, kind in wanted.items()
-        ):
-            raise DataError(f"{path}: not a checkpoint of this project")
-        if checkpoint["version"] not in (1, CHECKPOINT_VERSION):
-            raise DataError(
-                f"{path}: has another checkpoint version than {CHECKPOINT_VERSION}, which this "
-                f"program reads; train it again or use the matching release"
-            )
-        if checkpoint["version"] == 1 and checkpoint["arch"].get("name") == "deep":
-            before = {"channels": 32, "kernel": "3x3", "half": 0}
-            checkpoint["arch"] = before | checkpoint["arch"]
-        tensors = checkpoint["model"].values()
-        good = all(
-            type(t) is torch.Tensor and t.device.type == "cpu" and t.layout == torch.strided
-            for t in tensors
-        )
-        storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in tensors if good}
-        held = sum(storage.nbytes() for storage in storages.values())
-        if not good or held > path.stat().st_size:
-            raise DataError(f"{path}: holds no plain weights")
-    words = checkpoint.get("trained_on")
-    checkpoint["trained_on"] = one_line(words[:200]) if isinstance(words, str) else "unknown data"
-    return checkpoint
+    if not sys.stderr.isatty():
+        options |= dict(file=LogLines(), mininterval=60, maxinterval=60, delay=60, ncols=80)
+    disable = disable or QUIET
+    return tqdm(items, one_line(desc), total, unit=unit, disable=disable, **options)
+
+
+def version() -> str:
+    """The version of this program, which stands in pyproject.toml alone."""
+    with suppress(OSError):
+        text = Path(__file__).with_name("pyproject.toml").read_text(encoding="utf-8")
+        found = re.search(r'^version *= *"([^"]+)"', text, re.MULTILINE)
+        return found[1] if found else "unknown"
+    return "unknown"
+
+
+class Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults that tell something: not those of switches, nor None."""
+
+    def _get_help_string(self, action):
+        if action.default is None or action.default is False or "(default" in action.help:
+            return action.help
+        return super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line with its defaults in --help, whose mistakes are one line and status 2."""
+
+    def __init__(self, description):
+        super().__init__(description=description, formatter_class=Defaults, allow_abbrev=False)
+        self.add_argument("--version", action="version", version=version())
+        self.add_argument("--quiet", action="store_true", help="only results, warnings, errors")
+
+    def parse_args(self, args=None, namespace=None):
+        global QUIET
+        self.given = [str(word) for word in (sys.argv[1:] if args is None else args)]
+        result = super().parse_args(args, namespace)
+        QUIET = vars(result).pop("quiet")
+        return result
+
+    def error(self, message):
+        raise UsageError(f"{message}{self.suggestion(message)}; see --help")
+
+    def suggestion(self, message: str) -> str:
+        """What a mistyped value or flag may have meant, `` if nothing is near."""
+        bad = re.search(r"argument (\S+?)(?:/\S+)?: invalid choice: '([^']*)'", message)
+        if bad:
+            action = self._option_string_actions.get(bad[1])
+            typed, known = [bad[2]], [str(c) for c in getattr(action, "choices", None) or ()]
+        else:  # a mistyped flag may also show as a missing one
+            known = list(self._option_string_actions)
+            typed = [word.split("=")[0] for word in self.given if word.startswith("--")]
+            typed = [word for word in typed if word not in (*known, "--")]
+        near = [difflib.get_close_matches(word, known, 1) for word in typed]
+        return "".join(f" (did you mean {match[0]}?)" for match in near[:1] if match)
+
+
+def int_between(least: int, most: int = 2**31):
+    """An argparse type: a whole number in this range."""
+
+    def parse(text):
+        number = int(text)
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not in {least} ... {most}")
+        return number
+
+    parse.__name__ = "whole number"
+    return parse
 
 
 # --- devices --------------------------------------------------------------------------------------
@@ -224,13 +230,32 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+@functools.cache
 def bf16_works() -> bool:
-    """Whether this CPU can do bf16 convolutions. Tried in a process of its own: on some chips that
-    advertise them, the attempt ends the process."""
+    """Whether this CPU can do bf16 convolutions. Ask before the first convolution of the program.
+
+    Tried in a process of its own: chips that advertise AMX and refuse it end the process. There,
+    oneDNN is kept from AMX and the trial repeated.
+    """
     code = (
         "import torch, torch.nn.functional as F\n"
         "with torch.autocast('cpu', dtype=torch.bfloat16):\n"
         "    x = torch.ones(1, 32, 32, 32, requires_grad=True)\n"
         "    F.conv2d(x, torch.ones(32, 32, 3, 3)).float().sum().backward()\n"
     )
-    return subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+    for limit in ({}, {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}):
+        environment = {**limit, **os.environ}  # what the user has set counts
+        trial = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
+        if trial.returncode == 0:
+            os.environ.update(environment)
+            return True
+    return False
+
+
+def bf16_autocast(device, enabled: bool):
+    """The context for bf16 products on a device, or one that does nothing.
+
+    Autocast is not even made where it is off: PyTorch 2.4 has none for MPS and would refuse.
+    """
+    kind = torch.device(device).type
+    return torch.autocast(kind, dtype=torch.bfloat16) if enabled else nullcontext()

@@ -35,8 +35,9 @@ import formats  # noqa: E402
 import modules  # noqa: E402
 import predict  # noqa: E402
 import train  # noqa: E402
+from checkpoints import load_checkpoint, save_checkpoint  # noqa: E402
 from evaluate import evaluate  # noqa: E402
-from utils import bf16_works, load_checkpoint, save_checkpoint  # noqa: E402
+from utils import bf16_works  # noqa: E402
 
 CHECK_EVERY = 600  # iterations between two validations in a default run of 12,000
 ESPCN = ["--model", "espcn", "--channels", "64"]

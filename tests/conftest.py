@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data" / "ds002748"
 sys.path.insert(0, str(ROOT))  # for `python -m pytest tests` from anywhere
 
+import checkpoints  # noqa: E402
 import modules  # noqa: E402
 import utils  # noqa: E402
 
@@ -99,7 +100,7 @@ def tiny(tmp_path_factory) -> Path:
     torch.manual_seed(3)
     network = modules.build(arch)
     torch.nn.init.normal_(network.tail.weight, std=0.002)
-    utils.save_checkpoint(path, checkpoint_of(network, arch))
+    checkpoints.save_checkpoint(path, checkpoint_of(network, arch))
     return path
 
 

@@ -29,6 +29,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
+import checkpoints
 import dicom
 import formats
 import modules
@@ -106,13 +107,13 @@ def dicoms() -> list[bytes]:
     return found
 
 
-def checkpoints() -> list[bytes]:
+def checkpoint_files() -> list[bytes]:
     found = []
     for arch in ({"name": "deep", "channels": 4, "blocks": 2}, {"name": "espcn", "channels": 4}):
         content = {"model": modules.build(arch).state_dict(), "arch": arch, "scale": 4}
         content |= {"degradation": "bicubic", "trained_on": "noise", "metrics": {"psnr": 30.0}}
         buffer = io.BytesIO()
-        torch.save({**content, "version": utils.CHECKPOINT_VERSION}, buffer)
+        torch.save({**content, "version": checkpoints.CHECKPOINT_VERSION}, buffer)
         found.append(buffer.getvalue())
     return found
 
@@ -199,7 +200,7 @@ def read_dicom(path):
 
 
 def read_checkpoint(path):
-    network = modules.load_network(utils.load_checkpoint(path), path)
+    network = modules.load_network(checkpoints.load_checkpoint(path), path)
     modules.upscale(network, torch.zeros(1, 1, 4, 4))
 
 
@@ -228,7 +229,7 @@ FORMATS = {
     "tiff": (lambda: pictures(*TIFF), formats.read_picture, None),
     "nii.gz": (volumes, read_scan, mutate_inside_gzip),
     "dcm": (dicoms, read_dicom, None),
-    "pt": (checkpoints, read_checkpoint, mutate_inside_zip),
+    "pt": (checkpoint_files, read_checkpoint, mutate_inside_zip),
 }
 
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from conftest import checkpoint_of
 
+import checkpoints
 import modules
-import utils
-from utils import DataError, load_checkpoint
+from checkpoints import load_checkpoint
+from utils import DataError
 
 ARCH = {"name": "deep", "channels": 8, "blocks": 2}
 
@@ -29,7 +30,7 @@ def test_a_loaded_network_gives_the_same_bits(tmp_path, arch):
     network = modules.build(arch)
     for p in network.parameters():
         torch.nn.init.normal_(p, std=0.1)
-    utils.save_checkpoint(tmp_path / "a.pt", checkpoint_of(network, arch))
+    checkpoints.save_checkpoint(tmp_path / "a.pt", checkpoint_of(network, arch))
     read = load_checkpoint(tmp_path / "a.pt")
     assert read["arch"] == arch and read["scale"] == 4 and read["version"] == 2
     again = modules.load_network(read)
@@ -120,10 +121,10 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, change):
 
 def test_control_codes_do_not_reach_the_terminal(tmp_path):
     content = {**checkpoint_of(modules.build(ARCH), ARCH), "trained_on": "\x1b[2Jbrains\n" * 99}
-    utils.save_checkpoint(tmp_path / "a.pt", content)
+    checkpoints.save_checkpoint(tmp_path / "a.pt", content)
     said = load_checkpoint(tmp_path / "a.pt")["trained_on"]
     assert said.isprintable() and len(said) < 2000 and "brains" in said
-    utils.save_checkpoint(tmp_path / "a.pt", {**content, "trained_on": nested()})
+    checkpoints.save_checkpoint(tmp_path / "a.pt", {**content, "trained_on": nested()})
     assert load_checkpoint(tmp_path / "a.pt")["trained_on"] == "unknown data"
 
 

@@ -13,10 +13,10 @@ from conftest import ROOT, checkpoint_of
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+import checkpoints
 import dataset
 import evaluate
 import modules
-import utils
 
 
 def by_hand(folder, upscale, degradation="bicubic"):
@@ -62,7 +62,7 @@ def test_the_script_scores_checkpoints_beside_bicubic(adni, tiny, tmp_path):
     assert result["split"] == "test" and result["degradation"] == "bicubic"
     table = result["results"]
     assert list(table) == ["bicubic", str(tiny)]
-    network = modules.load_network(utils.load_checkpoint(tiny))
+    network = modules.load_network(checkpoints.load_checkpoint(tiny))
     assert_equal(table["bicubic"], by_hand(adni / "test", bicubic))
     with torch.inference_mode():
         assert_equal(table[str(tiny)], by_hand(adni / "test", network))
@@ -79,7 +79,7 @@ def test_the_script_scores_checkpoints_beside_bicubic(adni, tiny, tmp_path):
 def test_all_rows_see_the_same_low_resolution_slices(adni, degradation):
     """An untrained network that is bicubic interpolation scores exactly what bicubic scores."""
     arch = {"name": "deep", "channels": 4, "blocks": 1}
-    utils.save_checkpoint("a.pt", checkpoint_of(modules.build(arch), arch))
+    checkpoints.save_checkpoint("a.pt", checkpoint_of(modules.build(arch), arch))
     words = ["a.pt", "--data", str(adni), "--degradation", degradation, "--json", "a.json"]
     evaluate.main(words)
     table = json.loads(Path("a.json").read_text())["results"]

@@ -10,8 +10,9 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
+import checkpoints
+import metrics
 import predict
-import utils
 from utils import DataError, UsageError
 
 
@@ -62,7 +63,7 @@ def test_an_untrained_network_gives_bicubic_upsampling(tmp_path):
     arch = {"name": "deep", "channels": 4, "blocks": 1}
     weights = {"model": modules.build(arch).state_dict(), "arch": arch}
     about = {"scale": 4, "degradation": "bicubic", "trained_on": "-", "metrics": {}}
-    utils.save_checkpoint(tmp_path / "new.pt", {**weights, **about})
+    checkpoints.save_checkpoint(tmp_path / "new.pt", {**weights, **about})
     picture = save(tmp_path / "a.png", ramp(20, 28))
     predict.main(["--image", str(picture), "--checkpoint", str(tmp_path / "new.pt")])
     lr = torch.from_numpy(pixels(picture).copy())[None, None].float() / 255
@@ -153,7 +154,7 @@ def test_simulation_scores_against_the_given_picture(tmp_path, run, capsys, real
     assert picture.read_bytes() == before
     lr = dataset.degrade(hr, "bilinear")
     bicubic = torch.nn.functional.interpolate(lr, scale_factor=4, mode="bicubic")
-    wanted = utils.score(bicubic[0, 0], hr[0, 0])
+    wanted = metrics.score(bicubic[0, 0], hr[0, 0])
     row = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("bicubic"))
     assert f"{wanted['psnr']:.2f}" in row and f"{wanted['ssim']:.4f}" in row
     assert f"{wanted['mse']:.5f}" in row

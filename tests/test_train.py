@@ -16,10 +16,10 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
+import checkpoints
 import dataset
 import modules
 import train
-import utils
 from utils import DataError, UsageError
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals or limits")
@@ -386,11 +386,11 @@ def test_killed_while_writing_files_nothing_is_torn(command, no_figures):
         process = start(arguments, KILLED_WHILE_WRITING.format(when=when))
         _, errors = process.communicate(timeout=60)
         assert process.returncode == -signal.SIGKILL, errors
-        last = utils.load_checkpoint("run/last.pt")
+        last = checkpoints.load_checkpoint("run/last.pt")
         assert last["iteration"] > done
         done = last["iteration"]
         if Path("run/best.pt").exists():
-            modules.load_network(utils.load_checkpoint("run/best.pt"))
+            modules.load_network(checkpoints.load_checkpoint("run/best.pt"))
         arguments = ["--resume", "run"]
     assert train.main(arguments) == 0
     assert_same_run("whole", "run")
@@ -408,7 +408,7 @@ def test_a_second_ctrl_c_stops_at_once(command):
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
     assert process.returncode == 130 and time.monotonic() - began < 30
-    assert utils.load_checkpoint("run/last.pt")["iteration"] in (3, 4)
+    assert checkpoints.load_checkpoint("run/last.pt")["iteration"] in (3, 4)
 
 
 # --- disks and numbers ----------------------------------------------------------------------------
@@ -433,7 +433,7 @@ def test_a_full_disk_is_one_line_and_earlier_files_stay(command, no_figures, cli
     after = {p.name: p.read_bytes() for p in Path("run").iterdir()}
     for name in ("last.pt", "metrics.json"):
         assert before[name] == after[name]
-    modules.load_network(utils.load_checkpoint("run/best.pt"))
+    modules.load_network(checkpoints.load_checkpoint("run/best.pt"))
     assert before.keys() == after.keys()
     assert train.main(["--resume", "run", "--iterations", "9"]) == 0
     assert [int(row["iteration"]) for row in log("run")] == list(range(1, 10))
@@ -458,7 +458,7 @@ def test_a_loss_that_is_no_number_stops_the_run(command, no_figures, monkeypatch
     with pytest.raises(DataError, match=rf"loss is {value} at iteration 14, learning rate 0\.00"):
         train.main([*command, "--iterations", "44", "--run", "run"])
     for name in ("best.pt", "last.pt"):
-        network = modules.load_network(utils.load_checkpoint(Path("run", name)))
+        network = modules.load_network(checkpoints.load_checkpoint(Path("run", name)))
         assert network(torch.rand(1, 1, 8, 8)).isfinite().all()
     assert content("run/last.pt")["iteration"] == len(log("run")) == 12
 
@@ -480,7 +480,7 @@ def test_weights_that_are_no_numbers_are_never_saved(command, no_figures, monkey
     with pytest.raises(DataError, match="weights are not finite at iteration 12"):
         train.main([*command, "--iterations", "44", "--run", "run"])
     assert content("run/last.pt")["iteration"] == 10
-    modules.load_network(utils.load_checkpoint("run/last.pt"))
+    modules.load_network(checkpoints.load_checkpoint("run/last.pt"))
 
 
 @pytest.mark.parametrize("value", [0, 77, 255])

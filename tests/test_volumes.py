@@ -17,12 +17,13 @@ from pydicom.uid import (
     generate_uid,
 )
 
+import checkpoints
 import dataset
 import dicom as dicom_files
 import formats
+import metrics
 import modules
 import predict
-import utils
 from utils import DataError, UsageError
 
 
@@ -33,7 +34,7 @@ def bicubic(tmp_path_factory):
     arch = {"name": "deep", "channels": 2, "blocks": 0}
     weights = {"model": modules.build(arch).state_dict(), "arch": arch}
     about = {"scale": 4, "degradation": "mixed", "trained_on": "-", "metrics": {}}
-    utils.save_checkpoint(path, {**weights, **about})
+    checkpoints.save_checkpoint(path, {**weights, **about})
     return path
 
 
@@ -615,7 +616,7 @@ def test_simulation_scores_a_volume(tmp_path, run, brain, capsys):
     hr = np.clip((data[..., 2].T[::-1] - low) / (high - low), 0, 1).astype(np.float32)
     hr = torch.from_numpy(hr.copy())[None, None, :60, :60]
     lr = dataset.degrade(hr, "kspace")
-    wanted = utils.score(modules.Interpolation()(lr)[0, 0], hr[0, 0])
+    wanted = metrics.score(modules.Interpolation()(lr)[0, 0], hr[0, 0])
     assert float(lines[3].split(",")[2]) == pytest.approx(wanted["psnr"], abs=1e-3)
     out = capsys.readouterr().out
     assert "whole volume" in out and "kspace" in out

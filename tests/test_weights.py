@@ -7,8 +7,8 @@ import torch
 
 import dataset
 import modules
+from checkpoints import load_checkpoint
 from evaluate import as_tensor, evaluate
-from utils import load_checkpoint
 
 WEIGHTS = Path(modules.__file__).parent / "weights"
 # PSNR in dB on 4 slices of the demonstration: bicubic upsampling, default.pt, bicubic.pt.

@@ -1,0 +1,69 @@
+"""Checkpoints: a network's weights and what is known of them, written whole and read safely."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import torch
+
+from utils import DataError, as_data_error, atomic_write, one_line
+
+CHECKPOINT_VERSION = 2
+
+
+def save_checkpoint(path, checkpoint: dict) -> None:
+    """Write a dict of tensors and plain types, whole or not at all."""
+    buffer = io.BytesIO()  # writing to a full disk, torch.save would raise anything
+    torch.save({**checkpoint, "version": CHECKPOINT_VERSION}, buffer)
+    with atomic_write(path) as file:
+        file.write(buffer.getbuffer())
+
+
+def load_checkpoint(path) -> dict:
+    """Read a checkpoint on the CPU, without running any code that it may hold.
+
+    `model` is certain to be a dict of real tensors, no larger than the file. Raises DataError if
+    the file is missing, damaged, of another version or no checkpoint of this project.
+    """
+    path = Path(path)
+    with as_data_error(path):
+        try:
+            # torch.save packs nothing: packed parts would let a small file fill the memory.
+            with zipfile.ZipFile(path) as archive:
+                packed = any(part.compress_type for part in archive.infolist())
+            checkpoint = None if packed else torch.load(path, "cpu", weights_only=True)
+        except PermissionError:
+            raise
+        except Exception:  # a damaged or hostile file can fail anywhere in there
+            raise DataError(
+                f"{path}: not a checkpoint, damaged, or holds more than tensors"
+            ) from None
+        check_checkpoint(checkpoint, path)
+    trained_on = checkpoint.get("trained_on")
+    known = isinstance(trained_on, str)
+    checkpoint["trained_on"] = one_line(trained_on[:200]) if known else "unknown data"
+    return checkpoint
+
+
+def check_checkpoint(checkpoint, path: Path) -> None:
+    """Raise DataError unless this is a checkpoint of ours with plain tensors."""
+    kinds = {"model": dict, "arch": dict, "scale": (int, list, tuple), "degradation": str}
+    kinds["version"] = int
+    if not isinstance(checkpoint, dict) or any(
+        not isinstance(checkpoint.get(key), kind) for key, kind in kinds.items()
+    ):
+        raise DataError(f"{path}: not a checkpoint of this project")
+    if checkpoint["version"] != CHECKPOINT_VERSION:
+        raise DataError(
+            f"{path}: has another checkpoint version than {CHECKPOINT_VERSION}, which this "
+            f"program reads; train it again or use the matching release"
+        )
+    tensors = checkpoint["model"].values()
+    good = all(
+        type(t) is torch.Tensor and t.device.type == "cpu" and t.layout == torch.strided
+        for t in tensors
+    )
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in tensors if good}
+    held = sum(storage.nbytes() for storage in storages.values())
+    if not good or held > path.stat().st_size:
+        raise DataError(f"{path}: holds no plain weights")
