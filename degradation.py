@@ -5,6 +5,7 @@ sample grid: along an axis enlarged by a factor s, LR pixel i is centred on HR c
 s i + (s - 1) / 2, as `align_corners=False` has it.
 """
 
+import io
 import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -208,11 +209,14 @@ def degrade(hr, degradation, scale: Scale = (4, 4), *, seed=0, rounded=True) -> 
 
 def compress(lr: torch.Tensor, quality: int) -> torch.Tensor:
     """LR slices after a JPEG of this quality."""
-    from torchvision.io import decode_jpeg, encode_jpeg
+    from PIL import Image
 
-    pixels = (lr * 255).round().to(torch.uint8).cpu()
-    pixels = torch.stack([decode_jpeg(encode_jpeg(slice_, quality)) for slice_ in pixels])
-    return pixels.to(lr.device).float() / 255
+    pixels = (lr * 255).round().to(torch.uint8).cpu().numpy()
+    for picture in pixels[:, 0]:
+        with io.BytesIO() as file:
+            Image.fromarray(picture).save(file, "JPEG", quality=quality)
+            picture[:] = np.asarray(Image.open(file))
+    return torch.from_numpy(pixels).to(lr.device).float() / 255
 
 
 def crop_to_scale(hr, scale: Scale = (4, 4)):
@@ -306,7 +310,7 @@ def make_consistent(sr, lr, degradation, scale: Scale = (4, 4), clamped=(0.0, 1.
     again = down @ sr @ across.T
     # A magnitude picture has lost the sign: the network's is the best guess.
     missing = (lr.copysign(again) if way.kernel == "kspace" else lr) - again
-    missing = F.softshrink(missing, 0.5 / 255 + 3 * way.noise + (100 - (way.jpeg or 100)) / 1000)
+    missing = F.softshrink(missing, 0.5 / 255 + 3 * way.noise + (100 - (way.jpeg or 100)) / 500)
     if clamped and way.kernel != "kspace":
         low, high = clamped
         missing = missing.where(lr > low, missing.clamp(max=0))

@@ -53,7 +53,7 @@ def words_of(description: torch.Tensor, scale: Scale) -> str:
     names, known = candidates(scale)
     words = [names[int(((known - numbers[: 2 * AXIS]) ** 2).sum(1).argmin())]]
     noise = 0.1 * (10 ** (2 * max(0.0, numbers[NOISE])) - 1)  # in per cent
-    words.append(f"noise {noise:.1g} %" if noise >= 0.3 else "no noise to speak of")
+    words.append(f"noise {float(f'{noise:.1g}'):g} %" if noise >= 0.3 else "no noise to speak of")
     quality = 100 - 50 * numbers[JPEG]
     words.append(f"compressed like JPEG {quality:.0f}" if quality < 92 else "no compression")
     return ", ".join(words)
@@ -82,15 +82,20 @@ class Estimator(nn.Module):
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         """LR slices (N, 1, H, W) -> (N, ENTRIES)."""
-        features, sizes = lr, []
+        features, means, roots = lr, [], []
         for i, conv in enumerate(self.layers):
             edge = conv.kernel_size[0] // 2
             features = conv(F.pad(features, [edge] * 4, mode="replicate"))
             if i:
-                own = features.float()
-                sizes += [own.abs().mean((2, 3)), own.square().mean((2, 3)).sqrt()]
+                size = features.float()
+                means.append(size.abs().mean((2, 3)))
+                roots.append(size.square().mean((2, 3)).sqrt())
             features = F.leaky_relu(features, 0.1)
-        sizes = torch.cat(sizes, 1)
-        sizes = sizes * (sizes.shape[1] ** 0.5 / (sizes.norm(dim=1, keepdim=True) + 1e-12))
-        found = self.decide(sizes).float()
+        found = self.decide(torch.cat((of_unit_size(means), of_unit_size(roots)), 1)).float()
         return torch.cat((found, torch.zeros_like(found[:, :1])), 1)  # nobody has told
+
+
+def of_unit_size(parts: list[torch.Tensor]) -> torch.Tensor:
+    """The parts joined, divided by their root mean square: an emptier slice has smaller means."""
+    joined = torch.cat(parts, 1)
+    return joined / (joined.square().mean(1, keepdim=True).sqrt() + 1e-12)

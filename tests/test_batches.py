@@ -1,0 +1,92 @@
+"""Training batches: pairs that match, pure functions of seed and iteration."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dataset import VIEW, training_batch
+from degradation import NAMED, degrade
+from description import ENTRIES, describe_degradation
+
+
+@pytest.fixture(scope="module")
+def slices(real_slices) -> list:
+    """Five slices (a list does as well as a data set), two of them of other sizes."""
+    pixels = (real_slices[:, 0] * 255).round().to(torch.uint8).numpy()
+    return [*pixels, pixels[0, :150, :99], pixels[1, 20:, 30:]]
+
+
+def batch_of(slices, iteration=0, **changed):
+    options = dict(seed=0, batch_size=6, patch=16, degradation="bicubic")
+    return training_batch(slices, iteration, **(options | changed))
+
+
+@pytest.mark.parametrize("name", [*NAMED, "blur-2"])
+@pytest.mark.parametrize("scale", [(4, 4), (4, 1), (3, 3)], ids=str)
+def test_a_patch_is_cut_from_the_degraded_slice(slices, name, scale):
+    """The patch must be what degrading the whole slice gives there, edges of the patch included."""
+    same = [slices[0]]
+    batch = batch_of(same, degradation=name, augment=False, patch=9, scale=scale, batch_size=2)
+    hr = torch.from_numpy(same[0].copy())[None, None].float() / 255
+    hr = hr[..., : 200 // scale[0] * scale[0], : 160 // scale[1] * scale[1]]
+    whole = F.unfold(degrade(hr, name, scale), 9)[0].T
+    for patch in batch.lr:
+        assert (whole - patch.reshape(1, -1)).abs().amax(1).min() < 1e-6
+    assert batch.hr.shape == (2, 1, 9 * scale[0], 9 * scale[1])
+
+
+@pytest.mark.parametrize("name", [*NAMED, "mixed"])
+def test_augmented_pairs_still_match(slices, name):
+    batch = batch_of(slices, degradation=name, batch_size=12)
+    again = degrade(batch.hr, "bilinear")[..., 2:-2, 2:-2]
+    assert (again - batch.lr[..., 2:-2, 2:-2]).abs().mean() < 0.03
+    assert batch.lr.max() <= 1 and batch.hr.max() <= 1
+
+
+def test_batches_are_a_function_of_seed_and_iteration(slices):
+    for name in ("bicubic", "wide"):
+        one, two = (batch_of(slices, 7, degradation=name, scale=(2, 2)) for _ in range(2))
+        for key in ("lr", "hr", "view", "description"):
+            assert torch.equal(getattr(one, key), getattr(two, key))
+        assert not torch.equal(one.lr, batch_of(slices, 8, degradation=name, scale=(2, 2)).lr)
+        other = batch_of(slices, 7, degradation=name, scale=(2, 2), seed=1)
+        assert not torch.equal(one.lr, other.lr)
+
+
+@pytest.mark.parametrize("degradation", ["bicubic", "wide"])
+def test_shares_of_processes_make_the_batch_of_one(slices, degradation):
+    whole = batch_of(slices, 3, degradation=degradation)
+    for rank in range(3):
+        share = batch_of(slices, 3, degradation=degradation, rank=rank, world=3)
+        for key in ("lr", "hr", "view", "description"):
+            assert torch.equal(getattr(share, key), getattr(whole, key)[rank::3])
+
+
+def test_an_epoch_visits_every_slice_once():
+    grey = [np.full((32, 32), 50 + n, np.uint8) for n in range(12)]
+    for epoch in (0, 1):
+        batch = batch_of(grey, epoch, batch_size=12, patch=4, augment=False)
+        assert sorted((batch.hr[:, 0, 0, 0] * 255).round().int().tolist()) == [*range(50, 62)]
+
+
+@pytest.mark.parametrize("patch", [0, 8, 64])
+def test_slices_of_different_sizes_make_a_batch(slices, patch):
+    batch = batch_of(slices, patch=patch, batch_size=10)
+    h, w = batch.lr.shape[-2:]
+    assert batch.hr.shape == (10, 1, 4 * h, 4 * w) and batch.view.shape == (10, 1, VIEW, VIEW)
+    assert (h, w) == (patch, patch) if patch else h >= 49
+
+
+def test_the_description_is_the_true_one(slices):
+    batch = batch_of(slices, degradation="blur-2+rician-3")
+    wanted = describe_degradation("blur-2+rician-3", (4, 4)).expand(6, ENTRIES)
+    torch.testing.assert_close(batch.description, wanted, atol=1e-6, rtol=0)  # not of the gain
+
+
+def test_wide_training_shows_other_contrasts(slices):
+    """Grey values no longer keep their order in some of the samples."""
+    ramp = [np.tile(np.arange(0, 256, 2, dtype=np.uint8), (64, 1))] * 2
+    batch = batch_of(ramp, degradation="wide", batch_size=24, patch=0)
+    rises = [(hr[0, 8].diff() > 0).float().mean() for hr in batch.hr]
+    assert min(abs(2 * r - 1) for r in rises) < 0.8 and max(rises) > 0.9

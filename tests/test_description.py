@@ -1,0 +1,45 @@
+"""Descriptions of degradations: written down, estimated, put in words."""
+
+import pytest
+import torch
+
+import description
+from degradation import ALL
+from description import describe_degradation, words_of
+
+
+def test_different_degradations_have_different_descriptions():
+    known = torch.cat([describe_degradation(name, (4, 4)) for name in ALL])
+    apart = torch.cdist(known, known) + 9 * torch.eye(len(ALL))
+    assert apart.min() > 0.02
+    assert known.shape == (len(ALL), description.ENTRIES) and known.abs().max() < 2
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("bicubic", "made like bicubic, no noise to speak of, no compression"),
+        ("blur-1.4+gaussian-3", "blurred by 1.4 pixels, noise 3 %, no compression"),
+        ("rician-10", "made like bicubic, noise 10 %, no compression"),
+        ("kspace+jpeg-60", "made like kspace, no noise to speak of, compressed like JPEG 60"),
+        ("zerofill-2", "zero-filled by 2, no noise to speak of, no compression"),
+    ],
+)
+def test_words(name, words):
+    assert words_of(describe_degradation(name, (4, 4)), (4, 4)) == words
+
+
+def test_words_across_slices():
+    words = words_of(describe_degradation("slab-0.8", (4, 1)), (4, 1))
+    assert words.startswith("slices as thick as 0.8 of their distance")
+
+
+def test_estimates_depend_neither_on_brightness_nor_on_empty_margins(real_slices):
+    torch.manual_seed(0)
+    estimator = description.Estimator(8)
+    lr = real_slices[:1, :, ::4, ::4]
+    padded = torch.nn.functional.pad(lr * (lr > 0.05), (30, 30, 30, 30))
+    with torch.no_grad():
+        torch.testing.assert_close(estimator(lr), estimator(0.3 * lr), atol=1e-5, rtol=0)
+        once = estimator(torch.nn.functional.pad(lr * (lr > 0.05), (6, 6, 6, 6)))
+        torch.testing.assert_close(estimator(padded), once, atol=1e-5, rtol=0)
