@@ -188,7 +188,8 @@ def volume_slices(path, axis="axial", count=0, files=(), size=None, levels=255) 
             share *= filled[0].size / np.prod([b - a + 1 for a, b in box])
         usable = np.flatnonzero(share > 0.1)
         if count and usable.size > count:
-            usable = usable[np.linspace(0, usable.size - 1, count).round().astype(int)]
+            spread = np.linspace(0, usable.size - 1, count) if count > 1 else [usable.size / 2]
+            usable = usable[np.round(spread).astype(int)]
         for i in usable:
             pixels = np.clip(cut(slices[i], window), 0, 1) * levels + 0.5
             found.append((int(i), pixels.astype(np.uint8 if levels == 255 else np.uint16)))

@@ -19,13 +19,13 @@ SPLITS |= dict.fromkeys(("test", "testing"), "test")
 
 # --- names ----------------------------------------------------------------------------------------
 
-# Ids of people in BIDS, ADNI, OASIS-1 to -4, IXI, HCP-Aging and -Development, BraTS, TCGA, UPenn,
-# UCSF, PPMI and AIBL: certain wherever they stand in a path.
+# Ids of people in BIDS, ADNI, OASIS-1 to -4, IXI, HCP-Aging and -Development, BraTS, TCGA, UK
+# Biobank, ABCD, UPenn, UCSF, PPMI and AIBL: certain wherever they stand in a path.
 KNOWN = re.compile(
     r"(?<![A-Za-z0-9])(sub-[A-Za-z0-9]+|\d{3}_S_\d{4,5}|OAS[12]_\d{4}|OAS[34]\d{4}|IXI\d{3}"
     r"|HC[AD]\d{7}|BraTS-[A-Za-z]+-\d{5}|BraTS2021_\d{5}|BraTS20_(?:Training|Validation)_\d{3}"
     r"|BraTS1[789](?:_[A-Za-z0-9]+){2}_\d+|BRATS_\d{3}|TCGA[-_][A-Z0-9]{2}[-_][A-Z0-9]{4}"
-    r"|UPENN-GBM-\d{5}|UCSF-PDGM-\d{4}|(?:PPMI|AIBL)[_/]\d+)(?![0-9])",
+    r"|\d{7}(?=_\d{5}_[23]_0)|NDAR_?INV[A-Z0-9]{8}|UPENN-GBM-\d{5}|UCSF-PDGM-\d{4}|(?:PPMI|AIBL)[_/]\d+)(?![0-9])",
     re.I,
 )
 PERSON = re.compile(
@@ -154,7 +154,7 @@ def whose(names: list[Name]) -> tuple[list[str], str]:
     """
     subjects = [certain(name) for name in names]
     unsure = [i for i, subject in enumerate(subjects) if not subject]
-    keys, doubt, inside = folder_keys(names), "", defaultdict(set)
+    keys, inside = folder_keys(names), defaultdict(set)
     generic = []
     for i in unsure:
         folder = next((p for f in names[i].folders if (p := PERSON.search(f))), None)
@@ -178,19 +178,37 @@ def whose(names: list[Name]) -> tuple[list[str], str]:
         if by_name and has_digit(folder):
             inside[folder].add(word)
     subjects = same_spelling(subjects)
+    return subjects, doubt_about(subjects, names, unsure, generic, inside)
+
+
+def doubt_about(subjects, names, unsure, generic, inside) -> str:
+    """'' or why the subjects may be wrong.
+
+    unsure: files whose id is not certain; generic: those of them that no word such as `patient12`
+    tells; inside: {a person's folder: the subjects of the names in it}.
+    """
+    vague, numbers = set(), defaultdict(set)
+    for i in generic:
+        subject = subjects[i]
+        if not has_digit(subject) or (names[i].picture and len(subject) == 1):
+            vague.add(subject)
+        pair = re.fullmatch(r"(.*\d.*?)[-_ .]\d{1,2}", subject)
+        if pair:
+            numbers[pair.group(1)].add(subject)
     pictures = [subjects[i] for i in unsure if names[i].picture]
-    vague = {subjects[i] for i in generic if not has_digit(subjects[i])}
     if any(not subjects[i] for i in generic):
-        doubt = "the names do not say whose they are"
-    elif any(len(found) > 1 for found in inside.values()):
-        doubt = "files of one folder seem to be of several people"
-    elif 0 < len(vague) < 10 and 2 * sum(subjects[i] in vague for i in generic) > len(generic):
-        doubt = "names without a number may say the class"
-    elif len(unsure) > 1 and len(set(subjects)) == 1:
-        doubt = "all seem to be of one person"
-    elif len(pictures) > 1 and len(set(pictures)) > 0.8 * len(pictures):
-        doubt = "there would be as many people as pictures"
-    return subjects, doubt
+        return "the names do not say it"
+    if any(len(found) > 1 for found in inside.values()):
+        return "files of one folder seem to be of several people"
+    if 0 < len(vague) < 10 and 2 * sum(subjects[i] in vague for i in generic) >= len(generic):
+        return "the names may say the class"
+    if len(numbers) > 1 and max(map(len, numbers.values())) > 1:
+        return "the last numbers may be of people or of visits"
+    if len(unsure) > 1 and len(set(subjects)) == 1:
+        return "all seem to be of one person"
+    if len(pictures) > 1 and len(set(pictures)) > 0.8 * len(pictures):
+        return "there would be as many people as pictures"
+    return ""
 
 
 def same_spelling(subjects: list[str]) -> list[str]:
@@ -286,12 +304,8 @@ def subjects_of(scans: list[Scan], names: list[Name]) -> tuple[list[Scan], str]:
     for scan, name, subject in zip(scans, names, subjects):
         # A class is the first folder below train or test, if it is not a person's.
         group = name.folders[0] if scan.split and name.folders else ""
-        if group and (
-            not own_words(group, False, FOLDER_DESCRIPTION)
-            or KNOWN.search(group)
-            or PERSON.search(group)
-            or subject == group
-        ):
+        says_class = own_words(group, False, FOLDER_DESCRIPTION) not in ("", subject)
+        if not says_class or KNOWN.search(group) or PERSON.search(group):
             group = ""
         found.append(replace(scan, subject=subject or "?", group=group))
     return found, doubt
@@ -350,9 +364,7 @@ def read_table(path) -> list[list[str]]:
         first = file.readline()
         file.seek(0)
         delimiter = max("\t;,", key=first.count)
-        rows = [
-            [(cell or "").strip() for cell in row] for row in csv.reader(file, delimiter=delimiter)
-        ]
+        rows = [[cell.strip() for cell in row] for row in csv.reader(file, delimiter=delimiter)]
     return [row for row in rows if any(row)]
 
 

@@ -1,15 +1,18 @@
-"""Degradations, subjects, splits, the cache of slices and training batches."""
+"""The cache of slices, one call for training and evaluation, slices of volumes."""
 
 import os
 import shutil
+import time
 
+import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
 
 import dataset
 import formats
-from dataset import find_scans, load_slices, split_subjects
+from dataset import load_slices
+from subjects import find_scans
 from utils import DataError
 
 # --- reading pictures -----------------------------------------------------------------------------
@@ -83,106 +86,6 @@ def test_float_tiff_keeps_negative_values(tmp_path):
     np.testing.assert_allclose(read.pixels * 8 - 2, values, atol=1e-6)
 
 
-# --- whose slice it is ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "subject"),
-    [
-        ("AD/218391_78.jpeg", "218391"),  # ADNI: <scan id>_<slice>
-        ("AD/I45108_093.jpeg", "I45108"),
-        ("NC/ADNI_002_S_0295_MR_12.png", "002_S_0295"),
-        ("sub-07_T1w.nii.gz", "sub-07"),  # BIDS
-        ("sub-07/ses-1/anat/sub-07_ses-1_run-2_T1w.nii", "sub-07"),
-        ("sub-control01_100.png", "sub-control01"),
-        ("sub-12/anat/scan.nii.gz", "sub-12"),
-        ("patient3/slice_001.png", "patient3"),  # only the folder tells
-        ("patient3/12.png", "patient3"),
-        ("patient26_study1_T1W.nii.gz", "patient26"),
-        ("IXI012-HH-1211-T1.nii.gz", "IXI012-HH-1211-T1"),
-    ],
-)
-def test_subject_from_the_name(tmp_path, name, subject):
-    path = tmp_path / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
-    (scan,) = find_scans(tmp_path)
-    assert scan.subject == subject
-
-
-def test_adni_layout_gives_subjects_classes_and_splits(adni):
-    scans = find_scans(adni)
-    assert len(scans) == 36 and {len(s.subject) for s in scans} == {6}
-    assert {(s.split, s.group) for s in scans} == {
-        (split, group) for split in ("train", "test") for group in ("AD", "NC")
-    }
-    assert [s.path.name for s in scans if s.subject == "218391"] == [
-        f"218391_{n}.png" for n in (78, 79, 80)
-    ]
-
-
-def test_names_are_found_in_natural_order_without_hidden_files(tmp_path):
-    for name in ("p_10.png", "p_9.png", ".p_1.png", "notes.txt", "p_100.PNG", ".git/p_2.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert [s.path.name for s in find_scans(tmp_path)] == ["p_9.png", "p_10.png", "p_100.PNG"]
-
-
-# --- splits ---------------------------------------------------------------------------------------
-
-
-def scans_of(subjects, split="", group=""):
-    return [dataset.Scan(f"{s}_{n}.png", s, group, split) for s in subjects for n in range(2)]
-
-
-def test_split_keeps_subjects_apart_and_classes_balanced():
-    names = [f"s{n}" for n in range(60)]
-    scans = scans_of(names[:40], group="AD") + scans_of(names[40:], group="NC")
-    split = split_subjects(scans, seed=1)
-    assert set(split) == set(names)  # one place a subject
-    for chosen in (names[:40], names[40:]):
-        counts = {k: [split[s] for s in chosen].count(k) for k in ("train", "val", "test")}
-        assert counts["val"] == len(chosen) // 10
-        assert counts["test"] == pytest.approx(0.15 * len(chosen), abs=1)
-    assert split == split_subjects(scans, seed=1)
-    assert split == split_subjects(scans[::-1], seed=1)  # whatever order a disk lists files in
-    assert split != split_subjects(scans, seed=2)
-
-
-def test_split_respects_the_folders_of_the_data_set():
-    scans = scans_of([f"a{n}" for n in range(20)], "train") + scans_of(["b1", "b2"], "test")
-    split = split_subjects(scans, seed=0)
-    assert {s for s, k in split.items() if k == "test"} == {"b1", "b2"}
-    assert list(split.values()).count("val") == 2
-
-
-def test_a_small_data_set_still_has_all_splits():
-    split = split_subjects(scans_of(["a", "b", "c"]), seed=0)
-    assert sorted(split.values()) == ["test", "train", "val"]
-    split = split_subjects(scans_of(["a", "b"], "train") + scans_of(["c"], "test"), seed=0)
-    assert sorted(split.values()) == ["test", "train", "val"]
-
-
-@pytest.mark.parametrize(
-    "scans",
-    [
-        scans_of(["a"]),
-        scans_of(["a", "b"]),
-        scans_of(["a"], "train") + scans_of(["b", "c", "d"], "test"),
-        scans_of(["a", "b", "c"], "test"),
-    ],
-)
-def test_too_few_subjects_are_refused(scans):
-    with pytest.raises(DataError, match="too few"):
-        split_subjects(scans, seed=0)
-
-
-def test_a_subject_on_both_sides_is_refused_by_name():
-    scans = scans_of(["a", "b", "twice"], "train") + scans_of(["c", "twice"], "test")
-    with pytest.raises(DataError, match=r"in train and in test too \(twice\)"):
-        split_subjects(scans, seed=0)
-
-
 # --- all slices in one file -----------------------------------------------------------------------
 
 
@@ -198,10 +101,21 @@ def few(tmp_path):
     return folder, pixels
 
 
+def volume_of(shape, sizes=(1, 1, 1), path=None):
+    """A RAS volume of random values on black, also saved if there is a path."""
+    data = np.zeros(shape, np.float32)
+    data[2:-2, 2:-2, 2:-2] = 50 + 100 * np.random.default_rng(0).random([n - 4 for n in shape])
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(data, np.diag([*sizes, 1])), path)
+    return data
+
+
 def test_cache_holds_the_pixels_and_is_found_again(few, monkeypatch):
     folder, pixels = few
     slices, key, bad = load_slices(find_scans(folder), "cache")
     assert bad == 0 and slices.subject.tolist() == ["a", "b", "c"]
+    assert slices.name.tolist() == ["a_1.png", "b_1.png", "c_1.png"]
     for one, values in zip(slices, pixels.values()):
         np.testing.assert_array_equal(one, values)
 
@@ -230,20 +144,71 @@ def test_a_damaged_cache_is_made_again(few, damage):
         np.testing.assert_array_equal(one, values)
 
 
-def test_changed_data_is_noticed(few):
+def test_the_same_data_is_known_again_wherever_and_whenever(few, tmp_path, monkeypatch):
     folder, _ = few
-    key = dataset.fingerprint(find_scans(folder))
-    os.utime(folder / "a_1.png", ns=(1, 1))
-    second = dataset.fingerprint(find_scans(folder))
+    options = dict(each_file_a_subject=True, cache=tmp_path / "cache")
+    parts, key = dataset.load_parts(data=folder, **options)
+    assert {name: len(part) for name, part in parts.items()} == {"train": 1, "val": 1, "test": 1}
+    whole, _ = dataset.load_parts(data=folder, split=False, **options)  # as evaluate --split all
+    assert len(whole["all"]) == 3
+    monkeypatch.chdir(folder)
+    assert dataset.load_parts(data="../few/.", **options)[1] == key
+    moved = folder.rename(tmp_path / "moved")
+    os.utime(moved / "a_1.png", ns=(1, 1))
+    assert dataset.load_parts(data=moved, **options)[1] == key
+    assert len(list((tmp_path / "cache").glob("*.u8"))) == 1
+    assert dataset.load_parts(data=moved, **options | {"seed": 1})[1] != key
+    (tmp_path / "who.csv").write_text("a_1,p\nb_1,q\nc_1,r\n")
+    other = dataset.load_parts(data=moved, subjects=tmp_path / "who.csv", cache="cache")[1]
+    assert other != key
+
+
+def test_changed_data_is_noticed(few):
+    folder, pixels = few
+    keys = {dataset.fingerprint(find_scans(folder), folder)}
+    values = pixels["a_1"].copy()
+    values[12, 15] ^= 1
+    Image.fromarray(values).save(folder / "a_1.png")
+    keys.add(dataset.fingerprint(find_scans(folder), folder))
     shutil.copy(folder / "a_1.png", folder / "d_1.png")
-    third = dataset.fingerprint(find_scans(folder))
-    assert len({key, second, third}) == 3
+    keys.add(dataset.fingerprint(find_scans(folder), folder))
+    (folder / "d_1.png").rename(folder / "e_1.png")
+    keys.add(dataset.fingerprint(find_scans(folder), folder))
+    assert len(keys) == 4
+
+
+def test_both_files_of_an_analyze_pair_count(tmp_path):
+    data = np.arange(12 * 14 * 10, dtype=np.int16).reshape(12, 14, 10)
+    nib.save(nib.Nifti1Pair(data, np.eye(4)), tmp_path / "p1.img")
+    key = dataset.fingerprint(find_scans(tmp_path), tmp_path)
+    nib.save(nib.Nifti1Pair(data, np.diag([2, 1, 1, 1])), tmp_path / "p1.img")
+    assert dataset.fingerprint(find_scans(tmp_path), tmp_path) != key
+
+
+def test_what_is_old_and_unused_goes_beyond_the_limit(few, monkeypatch):
+    folder, _ = few
+    files = {}
+    for count in range(4):  # four entries, used 40, 30, 20 and 0 days ago
+        slices, _, _ = load_slices(find_scans(folder), "cache", count=count)
+        files[count] = slices.file
+        if count < 3:
+            when = time.time() - (40 - 10 * count) * 86400
+            os.utime(slices.file.with_suffix(".npz"), (when, when))
+    load_slices(find_scans(folder), "cache", count=0)  # used again today
+    size = files[0].stat().st_size
+    monkeypatch.setattr(dataset, "CACHE_LIMIT", 3 * size)
+    load_slices(find_scans(folder), "cache", count=9)
+    assert [count for count, file in files.items() if file.exists()] == [0, 2, 3]
+    assert not files[1].with_suffix(".npz").exists()
+    monkeypatch.setattr(dataset, "CACHE_LIMIT", 0)
+    load_slices(find_scans(folder), "cache", count=10)
+    assert [count for count, file in files.items() if file.exists()] == [0, 3]  # within a week
 
 
 def test_unreadable_files_are_named_counted_and_left_out(few, capsys):
     folder, _ = few
     (folder / "d_1.png").write_text("no picture")
-    Image.new("L", (3, 3)).save(folder / "e_1.png")
+    Image.new("L", (7, 90)).save(folder / "e_1.png")
     slices, _, bad = load_slices(find_scans(folder), "cache")
     assert bad == 2 and len(slices) == 3
     told = capsys.readouterr().err.splitlines()
@@ -257,3 +222,59 @@ def test_many_more_files_than_workers_are_all_read(few):
     slices, _, bad = load_slices(find_scans(folder), "cache", workers=2)
     assert bad == 0 and len(slices) == 53
     assert [int(s.min()) for s in slices][-1] >= 49
+
+
+def test_without_data_the_slices_of_the_clone_are_loaded(tmp_path):
+    parts, _ = dataset.load_parts(cache=tmp_path / "cache")
+    people = {name: set(part.subject) for name, part in parts.items()}
+    assert len(people["train"] | people["val"]) == 32 and len(people["test"]) == 8
+    assert sum(map(len, parts.values())) == 800 and (parts["test"].shape == (240, 256)).all()
+
+
+# --- slices of volumes ----------------------------------------------------------------------------
+
+
+def test_slices_of_a_volume_are_upright_bright_and_evenly_spread(tmp_path):
+    data = volume_of((30, 34, 40), path=tmp_path / "p1.nii.gz")
+    found = dataset.volume_slices(tmp_path / "p1.nii.gz", count=5)
+    assert [n for n, _ in found] == [2, 11, 20, 28, 37]
+    top = np.percentile(data[data > data.mean()], 99.8)
+    wanted = (np.clip(data / top, 0, 1) * 255 + 0.5).astype(np.uint8)
+    for n, pixels in found:
+        np.testing.assert_array_equal(pixels, wanted[:, ::-1, n].T)
+    ((n, one),) = dataset.volume_slices(tmp_path / "p1.nii.gz", "coronal", 1, size=(20, 48))
+    np.testing.assert_array_equal(one[:, 10:40], wanted[:, n, ::-1].T[9:29])
+    assert n == 17 and not one[:, :10].any() and not one[:, 40:].any()
+
+
+def test_negative_values_and_a_small_head_in_a_large_field_of_view(tmp_path):
+    data = np.full((60, 60, 20), -1000, np.float32)
+    data[25:35, 20:40, 5:15] = 200
+    nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / "ct.nii")
+    found = dataset.volume_slices(tmp_path / "ct.nii")
+    assert [n for n, _ in found] == list(range(5, 15))
+    assert found[0][1].shape == (36, 26) and set(np.unique(found[0][1])) == {0, 255}
+
+
+def test_through_plane_slices_run_across_the_axial_ones(tmp_path):
+    for n in range(3):
+        data = volume_of((22, 26, 30), path=tmp_path / "in" / f"p{n}.nii.gz")
+    parts, _ = dataset.load_parts(data=tmp_path / "in", axis="through", slices=4, cache="cache")
+    train = parts["train"]
+    assert sorted(map(tuple, train.shape.tolist())) == [(30, 22)] * 4 + [(30, 26)] * 4
+    top = np.percentile(data[data > data.mean()], 99.8)
+    sagittal = (np.clip(data[2] / top, 0, 1) * 255 + 0.5).astype(np.uint8)
+    assert any(np.array_equal(pixels, sagittal[:, ::-1].T) for pixels in train)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"), [((0.9, 0.9, 2), "2 mm apart"), ((0.5, 0.5, 1.2), "1.2 mm apart")]
+)
+def test_thick_volumes_and_pictures_teach_no_thinner_slices(tmp_path, sizes, words, capsys):
+    Image.fromarray(grey(20, 20)).save(tmp_path / "p9_1.png")
+    volume_of((20, 20, 20), sizes, tmp_path / "p1.nii")
+    with pytest.raises(DataError, match="no slice could be read"):
+        load_slices(find_scans(tmp_path), "cache", axis="through")
+    told = capsys.readouterr().err
+    assert words in told and "p1.nii" in told and "p9_1.png: is a picture" in told
+    assert len(load_slices(find_scans(tmp_path), "cache")[0]) > 1
