@@ -280,47 +280,14 @@ def slices_of(ras: np.ndarray, plane: str) -> np.ndarray:
     return np.moveaxis(ras, PLANES.index(plane), 0).swapaxes(1, 2)[:, ::-1]
 
 
-def intensity_range(volume: np.ndarray, clipped: bool = False) -> tuple[float, float]:
+def intensity_range(volume: np.ndarray) -> tuple[float, float]:
     """The values of a scan that become 0 and 1: one range for the whole volume.
 
     1 is the 99.8th percentile of the foreground. 0 is zero, or the smallest value where a scan has
-    negative ones: a network that has seen none would answer with anything. clipped: for a use that
-    cuts off what is outside; then a few odd voxels (the 0.1st percentile) do not count.
+    negative ones: a network that has seen nothing below 0 would answer with anything.
     """
     sample = volume[tuple(slice(None, None, max(1, s // 128)) for s in volume.shape)]
-    low = min(0.0, float(np.percentile(sample, 0.1) if clipped else volume.min()))
+    low = min(0.0, float(volume.min()))
     foreground = sample[sample > low + 0.05 * (np.percentile(sample, 99.9) - low)]
     high = float(np.percentile(foreground, 99.8)) if foreground.size else low
     return low, high if high > low else low + 1.0
-
-
-def volume_slices(volume: Volume, axis="axial", count=0, levels=255) -> list:
-    """The usable slices of a scan as [(index, (H, W))], upright, cut to the head's box.
-
-    axis: `axial`, `coronal`, `sagittal` or `all`. A slice is usable where at least a tenth of the
-    box is foreground. count: only that many, centred in the head, one scan's share as in ADNI's
-    20; 0: all. levels: 255 gives uint8, 65535 uint16.
-    """
-    if volume.stored.ndim == 4:
-        warn(f"{volume.path}: the first of its {volume.stored.shape[3]} volumes is used")
-    data = to_ras(volume.intensities(), volume.affine)
-    low, high = intensity_range(data, clipped=True)
-    foreground = data > low + 0.05 * (high - low)
-    box = []
-    for other in ((1, 2), (0, 2), (0, 1)):
-        filled = np.flatnonzero(foreground.any(axis=other))
-        if not filled.size:
-            return []
-        box.append(slice(max(0, filled[0] - 8), filled[-1] + 9))
-    data, foreground = data[tuple(box)], foreground[tuple(box)]
-    data = np.clip((data - low) / (high - low) * levels + 0.5, 0, levels)
-    data = data.astype(np.uint8 if levels == 255 else np.uint16)
-    found = []
-    for plane in PLANES if axis == "all" else (axis,):
-        slices = slices_of(data, plane)
-        usable = np.flatnonzero(slices_of(foreground, plane).mean(axis=(1, 2)) >= 0.1)
-        if count and usable.size > count:
-            start = (usable.size - count) // 2
-            usable = usable[start : start + count]
-        found += [(int(i) + box[PLANES.index(plane)].start, slices[i]) for i in usable]
-    return found

@@ -202,20 +202,24 @@ def grey_values(values: np.ndarray, path: Path, force: bool) -> np.ndarray:
     return grey
 
 
-def write_picture(path, picture: Picture, sr: np.ndarray) -> Path:
-    """Write SR pixels (H, W) in the units and with the type of the picture that was read.
-
-    path: without an ending. 8 and 16 bits become PNG, other types TIFF, of float32 at the most.
-    Returns the path of the file, which appears only when it is whole.
-    """
-    from PIL import Image
-
+def to_stored(picture: Picture, sr: np.ndarray) -> np.ndarray:
+    """SR pixels in the units and with the type of the picture, of float32 at the most."""
     values = sr * np.float32(picture.high - picture.low) + np.float32(picture.low)
     if picture.low >= 0:  # undershoot beside edges
         np.maximum(values, 0, out=values)
     kind = np.dtype(np.float32 if picture.dtype.startswith("float") else picture.dtype)
-    values = fit_type(values, kind)
-    small = kind in (np.uint8, np.uint16)
+    return fit_type(values, kind)
+
+
+def write_picture(path, values: np.ndarray) -> Path:
+    """Write a picture (H, W) as `to_stored` makes it.
+
+    path: without an ending. 8 and 16 bits become PNG, other types TIFF. Returns the path of the
+    file, which appears only when it is whole.
+    """
+    from PIL import Image
+
+    small = values.dtype in (np.uint8, np.uint16)
     path = Path(f"{path}{'.png' if small else '.tif'}")
     with atomic_write(path) as file:
         if small:

@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
 import checkpoints
+import dataset
 import dicom
 import formats
 import modules
@@ -191,7 +192,7 @@ def mutate_inside_png(data: bytes, rng) -> bytes:
 
 
 def read_scan(path):
-    formats.volume_slices(dicom.read_scan(path))
+    dataset.volume_slices(path)
 
 
 def read_dicom(path):

@@ -11,8 +11,6 @@ from PIL import Image
 from test_volumes import save_series
 
 import dataset
-import dicom
-import formats
 from utils import DataError, UsageError
 
 
@@ -65,7 +63,7 @@ def test_slices_are_cut_and_padded_but_never_resampled(study, tmp_path):
     (tmp_path / "in").mkdir()
     scan = study / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
     (tmp_path / "in" / "sub-01_T1w.nii.gz").write_bytes(scan.read_bytes())
-    wanted = dict(formats.volume_slices(dicom.read_scan(scan), count=3))
+    wanted = dict(dataset.volume_slices(scan, count=3))
     for name, size in (("a", "150x140"), ("b", "60x50"), ("c", None)):
         options = ["--slices", "3", "--test", "0"] + (["--size", size] if size else [])
         dataset.main([str(tmp_path / "in"), str(tmp_path / name), *options])
@@ -104,9 +102,7 @@ def test_dicom_series_keep_their_subjects(tmp_path):
     dataset.main([str(tmp_path / "in"), str(tmp_path / "out"), "--test", "0.3"])
     files = list((tmp_path / "out").rglob("*.png"))
     scans = dataset.find_scans(tmp_path / "in")
-    assert len(files) == sum(
-        len(formats.volume_slices(dicom.read_scan(s.path, s.files))) for s in scans
-    )
+    assert len(files) == sum(len(dataset.volume_slices(s.path, files=s.files)) for s in scans)
     found = dataset.find_scans(tmp_path / "out")
     assert {s.subject for s in found} == {"sub-P1", "P-1", "P2"}  # P1 has two scans
     dataset.split_subjects(found, seed=1)

@@ -1,20 +1,24 @@
 """Scans with geometry: NIfTI, FreeSurfer, Analyze, DICOM; where voxels lie and what they mean."""
 
 import gzip
-import itertools
 
 import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
 import torch
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import (
-    ExplicitVRLittleEndian,
-    JPEGLSLossless,
-    MRImageStorage,
-    RLELossless,
-    generate_uid,
+from pydicom.uid import JPEGLSLossless, RLELossless, generate_uid
+from scans import (
+    ALONG,
+    DOWN,
+    NORMAL,
+    ORIGIN,
+    blob,
+    centre_of_mass,
+    corners,
+    dicom,
+    make_affine,
+    save_series,
 )
 
 import checkpoints
@@ -49,46 +53,6 @@ def run(bicubic):
         return predict.main([*always, *arguments])
 
     return call
-
-
-def blob(shape, top=1000.0) -> np.ndarray:
-    """A smooth bright ellipsoid away from the edges and off the centre, float64."""
-    grid = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
-    r = sum(((g - c) / w) ** 2 for g, c, w in zip(grid, (0.1, -0.1, 0.05), (0.35, 0.4, 0.45)))
-    return top * np.exp(-2 * r)
-
-
-def rotation(*degrees) -> np.ndarray:
-    """Turns about x, y and z."""
-    matrix = np.eye(3)
-    for axis, angle in enumerate(np.deg2rad(degrees)):
-        i, j = [k for k in range(3) if k != axis]
-        turn = np.eye(3)
-        turn[[i, j], [i, j]] = np.cos(angle)
-        turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
-        matrix = turn @ matrix
-    return matrix
-
-
-def make_affine(order, signs, sizes, turn=(0, 0, 0)) -> np.ndarray:
-    """Voxel axis i runs along `order[i]` of x, y, z, forwards or backwards."""
-    affine = np.eye(4)
-    for i, (axis, sign, size) in enumerate(zip(order, signs, sizes)):
-        affine[:3, i] = rotation(*turn)[:, axis] * sign * size
-    affine[:3, 3] = (-91.3, 104.7, -55.21)
-    return affine
-
-
-def corners(image) -> np.ndarray:
-    """The world coordinates (8, 3) of the corners of a volume's bounding box."""
-    ends = itertools.product(*((-0.5, n - 0.5) for n in image.shape[:3]))
-    return nib.affines.apply_affine(image.affine, np.array(list(ends)))
-
-
-def centre_of_mass(image) -> np.ndarray:
-    data = image.get_fdata()
-    index = [np.arange(n) @ data.sum(axis=tuple({0, 1, 2} - {i})) for i, n in enumerate(data.shape)]
-    return nib.affines.apply_affine(image.affine, np.array(index) / data.sum())
 
 
 # --- geometry -------------------------------------------------------------------------------------
@@ -393,56 +357,6 @@ def test_a_useless_affine_is_replaced_and_said(tmp_path, run, capsys):
 # --- DICOM ----------------------------------------------------------------------------------------
 
 
-def dicom(pixels, position, direction, *, number=1, series=None, **attributes) -> Dataset:
-    """One MR picture (rows, columns) uint16 of a DICOM series."""
-    ds = Dataset()
-    ds.file_meta = FileMetaDataset()
-    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = MRImageStorage
-    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = generate_uid()
-    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    ds.SeriesInstanceUID = series or "1.2.3"
-    ds.Modality, ds.SeriesDescription, ds.PatientID = "MR", "t1 mprage", "P042"
-    ds.SeriesNumber, ds.InstanceNumber = 3, number
-    ds.ImagePositionPatient = [float(x) for x in position]
-    ds.ImageOrientationPatient = [float(x) for x in direction]
-    ds.PixelSpacing, ds.SliceThickness = [1.5, 0.75], 2.0
-    ds.Rows, ds.Columns = pixels.shape
-    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
-    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 0
-    ds.PixelData = np.ascontiguousarray(pixels, "<u2").tobytes()
-    for name, value in attributes.items():
-        setattr(ds, name, value)
-    return ds
-
-
-TURN = rotation(8, -5, 12)
-ALONG, DOWN, NORMAL = TURN[:, 0], TURN[:, 1], TURN[:, 2]
-ORIGIN = np.array([-60.0, -70.5, 33.25])  # LPS
-
-
-def save_series(folder, n=6, shape=(10, 8), names=None, **attributes) -> np.ndarray:
-    """Write a series whose file names tell nothing of its order; return it as (n, rows, cols)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    data = (blob((n, *shape)) + 50 * np.arange(n)[:, None, None]).astype(np.uint16)
-    for i in range(n):
-        name = names(i) if names else f"IM{(i * 7 + 3) % n:03d}.dcm"
-        ds = dicom(data[i], ORIGIN + 2 * i * NORMAL, [*ALONG, *DOWN], number=99 - i, **attributes)
-        ds.save_as(folder / name, enforce_file_format=True)
-    return data
-
-
-def test_dicom_lies_where_the_scanner_says(tmp_path):
-    data = save_series(tmp_path / "s", RescaleSlope=2.0, RescaleIntercept=-30.0)
-    (scan,) = dataset.find_scans(tmp_path)
-    volume = dicom_files.read_scan(scan.path, scan.files)
-    np.testing.assert_array_equal(volume.intensities(), data.transpose(2, 1, 0) * 2.0 - 30)
-    # DICOM PS3.3 C.7.6.2.1.1: rows are 1.5 mm apart, columns 0.75; LPS, so x and y change sign.
-    for s, r, c in ((0, 0, 0), (3, 0, 0), (0, 4, 0), (0, 0, 5), (5, 9, 7)):
-        lps = ORIGIN + 2 * s * NORMAL + 0.75 * c * ALONG + 1.5 * r * DOWN
-        ras = nib.affines.apply_affine(volume.affine, (c, r, s))
-        np.testing.assert_allclose(ras, lps * (-1, -1, 1), atol=1e-4)
-
-
 def test_a_dicom_folder_comes_back_as_nifti_beside_it(tmp_path, run):
     data = save_series(tmp_path / "study" / "mprage", RescaleSlope=2.0, RescaleIntercept=-30.0)
     assert run("--image", tmp_path / "study" / "mprage", "--figure") == 0
@@ -484,55 +398,6 @@ def test_dicom_without_ending_compressed_or_alone(tmp_path, run):
             run("--image", tmp_path / "ls.dcm")
 
 
-def test_slopes_that_differ_by_slice_and_time_points(tmp_path):
-    pixels = np.full((6, 5), 100, np.uint16)
-    for i in range(3):
-        for t in range(2):
-            ds = dicom(pixels + t, ORIGIN + 2 * i * NORMAL, [*ALONG, *DOWN], number=10 * t + i)
-            ds.RescaleSlope, ds.RescaleIntercept = i + 1.0, 0.0
-            ds.save_as(tmp_path / f"{t}{2 - i}.dcm", enforce_file_format=True)
-    (scan,) = dataset.find_scans(tmp_path)
-    volume = dicom_files.read_scan(scan.path, scan.files)
-    assert volume.stored.shape == (5, 6, 3, 2)
-    for t in range(2):
-        np.testing.assert_allclose(volume.intensities(t)[0, 0], (100 + t) * np.array([1, 2, 3]))
-
-
-def test_a_multi_frame_file_is_a_volume(tmp_path, run):
-    data = blob((4, 9, 7)).astype(np.uint16)
-    ds = dicom(data.reshape(36, 7), ORIGIN, [*ALONG, *DOWN])
-    ds.Rows, ds.NumberOfFrames = 9, 4
-    for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
-        delattr(ds, name)
-
-    def item(**attributes):
-        made = Dataset()
-        for name, value in attributes.items():
-            setattr(made, name, value)
-        return made
-
-    plane = item(ImageOrientationPatient=[*ALONG, *DOWN])
-    measures = item(PixelSpacing=[1.5, 0.75], SliceThickness=2.0)
-    ds.SharedFunctionalGroupsSequence = [
-        item(PlaneOrientationSequence=[plane], PixelMeasuresSequence=[measures])
-    ]
-    order = [2, 0, 3, 1]  # frames need not be sorted
-    ds.PixelData = data[order].tobytes()
-    ds.PerFrameFunctionalGroupsSequence = [
-        item(
-            PlanePositionSequence=[
-                item(ImagePositionPatient=[float(x) for x in ORIGIN + 2 * i * NORMAL])
-            ]
-        )
-        for i in order
-    ]
-    ds.save_as(tmp_path / "enhanced.dcm", enforce_file_format=True)
-    volume = dicom_files.read_scan(tmp_path / "enhanced.dcm")
-    np.testing.assert_array_equal(volume.stored, data.transpose(2, 1, 0))
-    lps = nib.affines.apply_affine(volume.affine, (0, 0, 3)) * (-1, -1, 1)
-    np.testing.assert_allclose(lps, ORIGIN + 6 * NORMAL, atol=1e-4)
-
-
 def test_several_series_are_listed_and_chosen(tmp_path, run):
     study = tmp_path / "study"
     save_series(study)
@@ -556,20 +421,6 @@ def test_several_series_are_listed_and_chosen(tmp_path, run):
         "study_3_x4.nii.gz",
         "study_11_x4.nii.gz",
     }
-
-
-def test_a_missing_slice_and_a_mixed_series_are_noticed(tmp_path, run, capsys):
-    save_series(tmp_path / "gap", n=8)
-    files = dataset.find_scans(tmp_path / "gap")[0].files
-    by_depth = sorted(files, key=lambda f: pydicom.dcmread(f).InstanceNumber)
-    by_depth[3].unlink()
-    run("--image", tmp_path / "gap")
-    assert "evenly" in capsys.readouterr().err
-    save_series(tmp_path / "twice")
-    ds = dicom(np.zeros((10, 8), np.uint16), ORIGIN, [*ALONG, *DOWN], number=500)
-    ds.save_as(tmp_path / "twice" / "again.dcm", enforce_file_format=True)
-    with pytest.raises(DataError, match="1 to 2 pictures at one position"):
-        run("--image", tmp_path / "twice")
 
 
 def test_dicom_folders_can_be_trained_on(tmp_path):
