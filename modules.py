@@ -15,7 +15,26 @@ from torch import nn
 
 from degradation import Scale
 from description import ENTRIES, Estimator
+from upscaling import TILE, upscale
 from utils import DataError, reason
+
+__all__ = ["TILE", "upscale"]  # from upscaling
+
+
+# So many first layers are computed in fp32 whatever the rest is: rounding their features is nearly
+# all that bf16 costs.
+EXACT = 4
+
+
+def full_precision(features: torch.Tensor):
+    """A context without autocast: bf16 features stay bf16, fp32 ones fp32."""
+    return torch.autocast(features.device.type, enabled=False)
+
+
+def replicate(features: torch.Tensor, *edges: int) -> torch.Tensor:
+    """Continue the borders by their outermost pixels: so many left, right, above and below."""
+    with full_precision(features):  # autocast would do this in fp32
+        return F.pad(features, edges, mode="replicate")
 
 
 def sub_pixel_layer(features: torch.Tensor, scale: Scale) -> torch.Tensor:
@@ -80,8 +99,8 @@ class Interpolation(nn.Module):
 
     def sub_pixels(self, lr: torch.Tensor) -> torch.Tensor:
         """(N, 1, H, W) -> (N, rows columns, H, W): the result before the sub-pixel layer."""
-        with torch.autocast(lr.device.type, enabled=False):
-            return F.conv2d(F.pad(lr, (2, 2, 2, 2), mode="replicate"), self.kernel)
+        with full_precision(lr):
+            return F.conv2d(replicate(lr, 2, 2, 2, 2), self.kernel)
 
     def forward(self, lr: torch.Tensor, description=None) -> torch.Tensor:
         return sub_pixel_layer(self.sub_pixels(lr), self.scale)
@@ -142,22 +161,26 @@ class DeepESPCN(nn.Module):
     def forward(self, lr: torch.Tensor, description=None) -> torch.Tensor:
         """description (N or 1, ENTRIES): of the degradation; None: estimated, for each slice."""
         gains = [None] * (1 + len(self.body) + len(self.side))
-        if self.told:
-            description = self.describe(lr) if description is None else description
-            gains = self.modulation(description).view(-1, len(gains), self.channels, 1, 1)
-            gains = (1 + 0.5 * torch.tanh(gains)).unbind(1)
         middle = len(self.body) // 4 * 2
         convolutions = [self.head, *self.body]
-        features = self.stack(lr, convolutions[: middle + 1], gains[: middle + 1])
+        exact = 0 if self.training else min(EXACT, middle + 1)
+        with full_precision(lr):
+            if self.told:
+                description = self.describe(lr) if description is None else description
+                gains = self.modulation(description).view(-1, len(gains), self.channels, 1, 1)
+                gains = (1 + 0.5 * torch.tanh(gains)).unbind(1)
+            features = self.stack(lr, convolutions[:exact], gains[:exact])
+        rest = slice(exact, middle + 1)
+        features = self.stack(features, convolutions[rest], gains[rest])
         if len(self.side):
             h, w = features.shape[-2:]
-            even = F.pad(features, (0, w % 2, 0, h % 2), mode="replicate")
+            even = replicate(features, 0, w % 2, 0, h % 2)
             low = F.leaky_relu_(self.down(even), 0.1)
             low = self.stack(low, self.side, gains[1 + len(self.body) :])
             features = features + F.pixel_shuffle(self.up(low), 2)[..., :h, :w]
         rest = slice(middle + 1, 1 + len(self.body))
         features = self.stack(features, convolutions[rest], gains[rest])
-        sub_pixels = self.tail(F.pad(features, (1, 1, 1, 1), mode="replicate"))
+        sub_pixels = self.tail(replicate(features, 1, 1, 1, 1))
         return sub_pixel_layer(sub_pixels + self.skip.sub_pixels(lr), self.scale)
 
     def stack(self, features: torch.Tensor, convolutions, gains) -> torch.Tensor:
@@ -168,7 +191,7 @@ class DeepESPCN(nn.Module):
         for i in range(0, len(convolutions), 2):
             pair = convolutions[i : i + 2]
             y, x = (sum(conv.kernel_size[axis] // 2 for conv in pair) for axis in (0, 1))
-            features = F.pad(features, (x, x, y, y), mode="replicate")
+            features = replicate(features, x, x, y, y)
             for conv, gain in zip(pair, gains[i : i + 2]):
                 # In place, as memory traffic is what activations cost.
                 if gain is None:
@@ -263,35 +286,3 @@ def mmac(network: nn.Module, height: int = 60, width: int = 64) -> float:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.zeros(1, 1, height, width, device=device))
     return counter.get_total_flops() / 2e6
-
-
-TILE = 384  # LR pixels along an edge; longer slices are computed in tiles
-
-
-@torch.inference_mode()
-def upscale(network: nn.Module, lr: torch.Tensor, description=None, tile: int = TILE):
-    """SR slices (N, 1, rows H, columns W) of LR slices (N, 1, H, W), on the LR slices' device.
-
-    Long edges are cut into tiles that overlap by what a result depends on: tiling changes nothing.
-    """
-    h, w = lr.shape[-2:]
-    if network.told and description is None:
-        description = network.describe(lr)
-    if h <= tile and w <= tile:
-        return network(lr, description).float()
-    # Even, so that the pixels of half the resolution stay where they are.
-    margin, tile = network.receptive_radius, tile + tile % 2
-    margin += margin % 2
-    rows, columns = network.scale
-    sr = lr.new_empty(len(lr), 1, rows * h, columns * w)
-    for top in range(0, h, tile):
-        for left in range(0, w, tile):
-            y, x = max(0, top - margin), max(0, left - margin)
-            part = lr[..., y : top + tile + margin, x : left + tile + margin]
-            part = network(part, description).float()
-            part = part[..., rows * (top - y) :, columns * (left - x) :]
-            target = sr[
-                ..., rows * top : rows * (top + tile), columns * left : columns * (left + tile)
-            ]
-            target.copy_(part[..., : target.shape[-2], : target.shape[-1]])
-    return sr

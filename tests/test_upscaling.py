@@ -1,0 +1,112 @@
+"""Running a network over slices: tiles, threads, bf16, and what may come out."""
+
+import threading
+
+import pytest
+import torch
+
+import modules
+import upscaling
+
+CPU = torch.device("cpu")
+ARCHS = [
+    {"name": "espcn", "channels": 8},
+    {"name": "deep", "channels": 8, "blocks": 4},
+    {"name": "deep", "channels": 8, "blocks": 3, "half": 3, "told": True},
+    {"name": "deep", "channels": 8, "blocks": 0, "half": 0},
+]
+
+
+def network_of(arch, scale=(4, 4)):
+    """A network in which every layer has its part in the result."""
+    torch.manual_seed(0)
+    network = modules.build(arch, scale)
+    for p in network.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    return network.eval()
+
+
+@pytest.mark.parametrize("arch", ARCHS, ids=str)
+@pytest.mark.parametrize("size", [(50, 37), (16, 90)])
+@pytest.mark.parametrize("scale", [(4, 4), (3, 1)], ids=str)
+def test_tiles_change_nothing(arch, size, scale):
+    network, lr = network_of(arch, scale), torch.rand(2, 1, *size)
+    whole = upscaling.upscale(network, lr)
+    assert whole.shape == (2, 1, scale[0] * size[0], scale[1] * size[1]) and whole.std() > 1e-3
+    torch.testing.assert_close(upscaling.upscale(network, lr, tile=16), whole, atol=1e-5, rtol=0)
+
+
+HOSTILE = {
+    "noise": torch.rand(1, 1, 24, 24),
+    "spike": torch.zeros(1, 1, 24, 24).index_fill(2, torch.tensor([7]), 1),
+    "checkerboard": (torch.arange(24)[:, None] + torch.arange(24)).remainder(2).float()[None, None],
+    "negative": -torch.rand(1, 1, 24, 24),
+    "huge": 1e6 * torch.rand(1, 1, 24, 24),
+    "tiny": 1e-9 * torch.rand(1, 1, 24, 24),
+    "far from 0": 1e6 + torch.rand(1, 1, 24, 24),
+    "flat": torch.full((1, 1, 24, 24), 0.7),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_results_stay_within_the_range_around_and_once_more_at_each_end(name):
+    lr = HOSTILE[name]
+    sr = upscaling.upscale(network_of({"name": "deep", "channels": 8}), lr)
+    span = lr.max() - lr.min()
+    assert sr.isfinite().all()
+    assert sr.min() >= lr.min() - span and sr.max() <= lr.max() + span
+    far = torch.zeros(1, 1, 40, 24)
+    far[:, :, :24] = lr
+    assert not upscaling.upscale(network_of({"name": "deep", "channels": 8}), far)[
+        ..., 4 * 26 :, :
+    ].any()
+
+
+def test_the_limit_changes_no_real_slice(real_slices):
+    from degradation import degrade
+
+    lr = degrade(real_slices, "bicubic", (4, 4))
+    near = real_slices.clone()
+    kept = upscaling.limited(near.clone(), lr)
+    assert (kept - near).square().mean() < 1e-4 * (near - near.mean()).square().mean()
+
+
+def test_bf16_is_within_a_grey_level(real_slices):
+    network = network_of({"name": "deep", "channels": 16})
+    for conv in (*network.body, *network.side):  # a network as it starts, but for its last layer
+        torch.nn.init.dirac_(conv.weight)
+    torch.nn.init.normal_(network.tail.weight, std=0.002)
+    lr = real_slices[:, :, ::4, ::4]
+    exact, near = (upscaling.upscale(network, lr, bf16=bf16) for bf16 in (False, True))
+    assert near.dtype == torch.float32 and not torch.equal(exact, near)
+    assert ((exact - near).abs() * 255 < 1).float().mean() > 0.999
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_parts_come_in_order_each_from_one_thread(threads):
+    before, seen = torch.get_num_threads(), set()
+
+    def work(i):
+        seen.add(threading.current_thread().name)
+        assert torch.get_num_threads() == 1
+        return 2 * i
+
+    torch.set_num_threads(threads)
+    try:
+        assert list(upscaling.in_parallel(work, range(9), CPU)) == list(range(0, 18, 2))
+        assert torch.get_num_threads() == threads and len(seen) <= threads
+        with pytest.raises(ZeroDivisionError):
+            list(upscaling.in_parallel(lambda i: 1 / i, range(9), CPU))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_one_part_gets_all_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        found = list(upscaling.in_parallel(lambda _: torch.get_num_threads(), [0], CPU))
+    finally:
+        torch.set_num_threads(before)
+    assert found == [3]

@@ -1,0 +1,133 @@
+"""Running a network over slices fast: kept memory, one slice for each thread, tiles, bf16."""
+
+import ctypes
+import os
+import re
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+TILE = 360  # LR pixels along an edge: features of 48 channels and 4 bytes stay below KEPT
+KEPT = 2**25  # bytes: larger pieces of memory cannot be kept, see keep_memory
+PART_PIXELS = 2**15  # LR pixels at a time on a CPU: fewer are slow, more leave the cache
+DEVICE_PIXELS = 2**18  # the same on a GPU
+
+
+@lru_cache(maxsize=1)
+def keep_memory() -> None:
+    """Keep the memory of layers that are done for those that follow. To be called once, at first.
+
+    glibc gives large pieces back to the system at once, which clears them each time they are asked
+    for again: a third of the time of a network on large slices, and of training.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    with suppress(OSError, AttributeError):  # other C libraries have no mallopt
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-3, KEPT)  # M_MMAP_THRESHOLD, at the most it can be
+        mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
+        mallopt(-8, 1)  # M_ARENA_MAX: those of threads would be given back all the same
+
+
+@lru_cache(maxsize=1)
+def bf16_is_safe() -> bool:
+    """Whether this CPU has bf16 products that can be relied on. To be called before any product.
+
+    Some processors advertise AMX and end the program that uses it, so that it is left alone.
+    """
+    flags = ""
+    with suppress(OSError):
+        found = re.search(r"^flags\s*:.*$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        flags = found.group() if found else ""
+    if " avx512_bf16" not in flags or not torch.backends.mkldnn.is_available():
+        return False
+    if " amx" in flags:
+        os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+    return True
+
+
+def slices_at_a_time(height: int, width: int, device: torch.device) -> int:
+    """How many LR slices of this size are best computed together."""
+    pixels = PART_PIXELS if device.type == "cpu" else DEVICE_PIXELS
+    return max(1, pixels // (height * width))
+
+
+def in_parallel(work, parts, device: torch.device):
+    """Yield work(part) for each part, in their order. On a CPU each thread does parts of its own.
+
+    Threads that share one slice wait for one another at each layer. `work` must put large results
+    where they belong itself: what it returns is kept until it is asked for.
+    """
+    parts, threads = list(parts), torch.get_num_threads()
+    if device.type != "cpu" or min(threads, len(parts)) == 1:
+        yield from map(work, parts)
+        return
+    workers = min(threads, len(parts))
+    share = (threads // workers,)
+    try:
+        with (
+            ThreadPoolExecutor(workers, "upscale", torch.set_num_threads, share) as pool,
+            closing(pool.map(work, parts)) as results,  # if interrupted: no further part is begun
+        ):
+            yield from results
+    finally:
+        torch.set_num_threads(threads)
+
+
+@torch.inference_mode()
+def upscale(network, lr: torch.Tensor, description=None, tile: int = TILE, bf16: bool = False):
+    """SR slices (N, 1, rows H, columns W), float32, of LR slices (N, 1, H, W), on their device.
+
+    Long edges are cut into tiles that overlap by what a result depends on: tiling changes nothing.
+    bf16: products of this precision, but for the interpolation that the network corrects.
+    """
+    if network.told and description is None:
+        description = network.describe(lr)
+    with torch.autocast(lr.device.type, dtype=torch.bfloat16, enabled=bf16):
+        sr = in_tiles(network, lr, description, tile)
+    return limited(sr, lr)
+
+
+def in_tiles(network, lr: torch.Tensor, description, tile: int) -> torch.Tensor:
+    """The network's result, float32, computed tile by tile where the slices are large."""
+    h, w = lr.shape[-2:]
+    if h <= tile and w <= tile:
+        return network(lr, description).float()
+    # Even, so that the pixels of half the resolution stay where they are.
+    margin, tile = network.receptive_radius, tile + tile % 2
+    margin += margin % 2
+    rows, columns = network.scale
+    sr = lr.new_empty(len(lr), 1, rows * h, columns * w)
+    for top in range(0, h, tile):
+        for left in range(0, w, tile):
+            y, x = max(0, top - margin), max(0, left - margin)
+            part = lr[..., y : top + tile + margin, x : left + tile + margin]
+            part = network(part, description)[..., rows * (top - y) :, columns * (left - x) :]
+            target = sr[
+                ..., rows * top : rows * (top + tile), columns * left : columns * (left + tile)
+            ]
+            target.copy_(part[..., : target.shape[-2], : target.shape[-1]])
+    return sr
+
+
+def limited(sr: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+    """SR, in place, within the range of the 5x5 LR pixels around, widened by itself at both ends.
+
+    Of real slices, however degraded, this changes the PSNR by less than 0.001 dB; it keeps a
+    network from making up values where it meets what it has never seen, and empty places empty.
+    """
+    n, _, h, w = lr.shape
+    rows, columns = sr.shape[-2] // h, sr.shape[-1] // w
+    most, least = F.max_pool2d(lr, 5, 1, 2), -F.max_pool2d(-lr, 5, 1, 2)
+    room = most - least
+    least, most = (
+        x.repeat_interleave(columns, -1).view(n, h, 1, w * columns)
+        for x in (least - room, most + room)
+    )
+    blocks = sr.view(n, h, rows, w * columns)
+    return torch.clamp(blocks, least, most, out=blocks).view_as(sr)
