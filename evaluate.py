@@ -1,200 +1,346 @@
-"""Score checkpoints against bicubic upsampling on the same slices: one table.
+"""Score checkpoints against bicubic upsampling on the same slices.
 
-python evaluate.py weights/default.pt runs/mine/best.pt --data DIR
+    python evaluate.py weights/default.pt             on the test people of data/ds002748
+    python evaluate.py runs/mine/best.pt              on the test people of the run's own data
+    python evaluate.py a.pt b.pt --degradation all    every degradation, a table of gains
+
+Networks that enlarge through the slices (--scale 4x1 in training) are scored on whole volumes,
+against cubic and linear interpolation.
 """
 
 import csv
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from tqdm import tqdm
 
 import dataset
 import modules
+import volumes
 from checkpoints import load_checkpoint
-from degradation import DEGRADATIONS, crop_to_scale, degrade, make_consistent
-from figures import grid_figure
-from metrics import metrics_table, score, summarise
+from degradation import ALL, parse_degradation, scale_name
+from dicom import read_scan
+from figures import examples_figure, worst_figure
+from formats import intensity_range, kind_of, slices_of, stem, to_ras
+from metrics import gains_over, metrics_table
+from pictures import read_picture
 from plots import cost_figure, curves_figure
+from runs import loss_curve, read_config
+from scoring import example_of, gains_table, score_slices, table_of
 from utils import (
     DataError,
     Parser,
+    UsageError,
     atomic_write,
-    int_between,
+    note,
     pick_device,
+    progress,
     run_main,
+    warn,
 )
 
-CONSISTENT = ", consistent"  # ends the name of a row that is projected onto the LR slice
+SHIPPED = Path(__file__).with_name("weights")
+THROUGH = ("box", "slab-0.8", "slab-1.2", "blur-1", "box+rician-2")  # `all`, through the slices
+FILES = ("json", "csv", "curves", "cost", "examples")
 
 
-def as_tensor(pixels: np.ndarray, device="cpu") -> torch.Tensor:
-    """A uint8 slice (H, W) as float32 (1, 1, H', W') in [0, 1], cut to multiples of 4."""
-    hr = torch.from_numpy(np.array(pixels)).to(device).float() / 255
-    return crop_to_scale(hr)[None, None]
+# --- the command line -----------------------------------------------------------------------------
 
 
-def evaluate(
-    networks: dict, slices, degradation: str, device="cpu", *, consistent=False, progress=False
-) -> dict:
-    """{name: summary} for bicubic upsampling and every network, on the same LR slices.
-
-    consistent: a second row for each network, its slices projected onto the LR they came from.
-    Beside the metrics of `utils.score` a summary has `lr_rmse`: how far the SR slice, degraded
-    again, is from the LR slice. What a network invents against the scan shows there.
-    """
-    networks = {"bicubic": modules.Interpolation("bicubic").to(device), **networks}
-    rows = {}
-    for i in tqdm(range(len(slices)), desc="scoring", unit="slice", disable=not progress):
-        hr = as_tensor(slices[i], device)
-        lr = degrade(hr, degradation)
-        for name, network in networks.items():
-            results = {name: modules.upscale(network, lr)}
-            if consistent and name != "bicubic":
-                results[name + CONSISTENT] = make_consistent(results[name], lr, degradation)
-            for label, sr in results.items():
-                sr = sr.clamp(0, 1)
-                again = degrade(sr, degradation, rounded=False)
-                lr_rmse = float(torch.mean((again - lr) ** 2) ** 0.5)
-                rows.setdefault(label, []).append(score(sr[0, 0], hr[0, 0]) | {"lr_rmse": lr_rmse})
-    table = {name: summarise(scores, slices.subject) for name, scores in rows.items()}
-    for label, summary in table.items():
-        network = networks[label.removesuffix(CONSISTENT)]
-        if label != "bicubic":
-            summary |= {"parameters": modules.parameters(network), "mmac": modules.mmac(network)}
-    return table
-
-
-def main(argv=None):
+def parser_of() -> Parser:
     parser = Parser(__doc__.split("\n\n")[0])
     add = parser.add_argument
-    add("checkpoint", nargs="+", help="weights to compare")
-    add("--data", help="folder of pictures or volumes; without it, the demonstration brain")
-    add("--split", default="test", choices=("train", "val", "test", "all"),
-        help="subjects to score; all: every slice of the folder")  # fmt: skip
-    add("--degradation", choices=DEGRADATIONS, default="bicubic", help="how LR is made")
+    add("checkpoint", nargs="+", help="weights to compare, of one scale")
+    add("--data", help="folder of pictures or volumes  (default: that of the checkpoints' run, "
+        "else data/ds002748)")  # fmt: skip
+    add("--pairs", nargs=2, metavar=("LR", "HR"), help="two folders (or files) of ready pairs")
+    add("--split", choices=("train", "val", "test", "all"),
+        help="subjects to score; all: every slice of the folder  (default: test)")  # fmt: skip
+    add("--degradation", nargs="+", metavar="NAME",
+        help="how LR is made, one table each; all: every one of STUDY.md  "
+        "(default: bicubic; through the slices: box)")  # fmt: skip
+    add("--told", action="store_true", help="tell networks that take it the true degradation")
     add("--consistent", action="store_true",
         help="a second row each: the result projected onto the measured LR slice")  # fmt: skip
-    add("--axis", default="axial", choices=("axial", "coronal", "sagittal", "all"),
-        help="planes, for volumes")  # fmt: skip
-    add(
-        "--slices", type=int_between(0), default=0, help="central slices of a volume; 0: all usable"
-    )
-    add("--seed", type=int_between(0), default=0, help="of the split, as given to train.py")
-    add("--cache", default="runs/cache", help="folder for the decoded slices")
+    dataset.add_data_arguments(add)
     add("--device", default="auto", help="auto, cpu, cuda, mps")
-    add("--json", metavar="FILE", help="write the table as JSON too")
+    add("--json", metavar="FILE", help="write the tables as JSON too")
+    add("--csv", metavar="FILE", help="write the scores of each slice")
     add("--curves", metavar="FILE", help="plot the loss curves of the checkpoints' runs, as PNG")
     add("--cost", metavar="FILE", help="plot PSNR against multiply-accumulates, as PNG")
-    add("--examples", metavar="FILE",
-        help="draw the slices of best, median and worst gain of the first one")  # fmt: skip
+    add("--examples", metavar="FILE", help="draw slices of best, median and worst gain of the "
+        "first checkpoint; of several degradations the worst of each")  # fmt: skip
+    return parser
+
+
+def arguments(argv=None):
+    """(arguments, {checkpoint: config of its run}); what is not given is that of the runs."""
+    parser = parser_of()
+    usual = {name: parser.get_default(name) for name in dataset.DATA_OPTIONS}
+    parser.set_defaults(**dict.fromkeys(usual))
     args = parser.parse_args(argv)
+    configs = {path: read_config(Path(path).parent) for path in args.checkpoint}
+    moved = args.data is not None  # the split of another folder is this one's business
+    for name, value in usual.items():
+        found = {}
+        for config in configs.values():
+            if config and name != "cache" and not (moved and name == "subjects"):
+                taken = config["arguments"].get(name, value)
+                found[repr(taken)] = taken
+        if getattr(args, name) is None:
+            if len(found) > 1:
+                flag = "--" + name.replace("_", "-")
+                raise UsageError(f"{flag}: the runs of the checkpoints differ in it; give it")
+            setattr(args, name, next(iter(found.values()), value))
     if args.data == "":
         parser.error("--data: is empty")
-    for flag in ("json", "curves", "cost", "examples"):
-        flag, path = "--" + flag, getattr(args, flag)
-        if path and (Path(path).is_dir() or not Path(path).parent.is_dir()):
+    for name in FILES:
+        flag, path = "--" + name, getattr(args, name)
+        if path and (Path(path).is_dir() or not Path(path).absolute().parent.is_dir()):
             parser.error(f"{flag} {path}: is a folder, or lies in none")
         if path and Path(path).resolve() in {Path(c).resolve() for c in args.checkpoint}:
             parser.error(f"{flag} {path}: is a checkpoint, and would be overwritten")
+    if args.pairs and (args.degradation or args.told or args.consistent):
+        parser.error("--pairs are degraded already: no --degradation, --told, --consistent")
+    return args, configs
 
-    device = pick_device(args.device)
+
+def load_networks(args, device) -> dict:
+    """{path: network}, all of one scale."""
     networks = {}
     for path in args.checkpoint:
         networks[str(path)] = modules.load_network(load_checkpoint(path), path).to(device)
-    slices = split_slices(args)
-    print(f"{args.split}: {slices.counts()}; LR by {args.degradation}, 8 bits")
-    table = evaluate(
-        networks, slices, args.degradation, device, consistent=args.consistent, progress=True
-    )
-    print(metrics_table(table))
-    print(
-        "mean ± sd over subjects; MMAC for a 60x64 LR slice; LR RMSE: the result, degraded again,"
-    )
-    print("against the LR slice it came from")
-    if args.json:
-        about = {
-            "data": args.data or "ICBM152",
-            "split": args.split,
-            "degradation": args.degradation,
-        }
-        with atomic_write(args.json, "w") as file:
-            json.dump({**about, "results": table}, file, indent=1)
-        print(f"written: {args.json}")
-    if args.curves:
-        curves_figure(args.curves, {name: loss_curve(name) for name in networks})
-        print(f"written: {args.curves}")
-    if args.cost:
-        cost_figure(args.cost, table)
-        print(f"written: {args.cost}")
-    if args.examples:
-        network = networks[args.checkpoint[0]]
-        for line in draw_examples(args.examples, network, slices, args.degradation, device):
-            print(line)
-        print(f"written: {args.examples}")
+    scales = {network.scale: path for path, network in networks.items()}
+    if len(scales) > 1:
+        (a, first), (b, second), *_ = scales.items()
+        raise UsageError(
+            f"{first} enlarges by {scale_name(a)}, {second} by {scale_name(b)}: evaluate them one "
+            "at a time"
+        )
+    if args.told and not any(network.told for network in networks.values()):
+        raise UsageError("--told: none of these networks takes a description of the degradation")
+    through = 1 in next(iter(scales))
+    names = args.degradation or (["box"] if through else ["bicubic"])
+    if "all" in names:
+        names = THROUGH if through else ALL
+    args.degradation = list(dict.fromkeys(names))
+    for name in args.degradation:
+        parse_degradation(name)
+    return networks
 
 
-def draw_examples(path, network, slices, degradation: str, device="cpu") -> list[str]:
-    """Draw the test slices of best, median and worst gain over bicubic; their names in words."""
-    bicubic = modules.Interpolation("bicubic").to(device)
+def say_what_is_known(args, configs, subjects) -> None:
+    """Whether the subjects that are scored were trained on: said where it is not certain."""
+    for path, config in configs.items():
+        if config and args.split != "train":
+            seen = {str(s) for s in config.get("subjects", {}).get("train", ())}
+            both = seen & set(subjects)
+            if both:
+                warn(f"{path}: {len(both)} of these {len(set(subjects))} subjects are (or are "
+                     "called as) subjects that it was trained on")  # fmt: skip
+        elif not config and Path(path).resolve().parent == SHIPPED and not args.data:
+            if args.split in ("train", "all"):
+                warn(f"{path}: was trained on the train subjects of ds002748")
+        elif not config:
+            warn(f"{path}: no config.json beside it, so that nobody knows whether these subjects "
+                 "were in its training")  # fmt: skip
 
-    def images_of(i):
-        hr = as_tensor(slices[i], device)
-        lr = degrade(hr, degradation)
-        images = (lr, modules.upscale(bicubic, lr), modules.upscale(network, lr), hr)
-        return [image.clamp(0, 1)[0, 0].cpu().numpy() for image in images]
 
-    gains = []
-    for i in range(len(slices)):
-        _, before, after, hr = images_of(i)
-        mse = [np.mean((image - hr) ** 2) + 1e-12 for image in (before, after)]  # black: no gain
-        gains.append(10 * np.log10(mse[0] / mse[1]))
-    order = np.argsort(gains)
-    rows, words = [], []
-    for what, i in (("best", order[-1]), ("median", order[len(order) // 2]), ("worst", order[0])):
-        lr, before, after, hr = images_of(i)
-        errors = [np.minimum(5 * abs(image - hr), 1) for image in (before, after)]
-        rows.append([lr, before, after, hr, *errors])
-        words.append(f"{what} gain, {gains[i]:+.2f} dB over bicubic: {slices.name[i]}")
-    names = [
-        "low resolution",
-        "bicubic",
-        "network",
-        "truth",
-        "error of bicubic x5",
-        "of network x5",
+# --- what is scored -------------------------------------------------------------------------------
+
+
+@dataclass
+class Pairs:
+    """Ready LR and HR slices, float32 (H, W) in [0, 1]; used like dataset.Slices."""
+
+    lr: list
+    hr: list
+    subject: list
+    name: list
+
+    def __len__(self) -> int:
+        return len(self.hr)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self.hr[i]
+
+    @property
+    def shape(self) -> np.ndarray:
+        return np.array([pixels.shape for pixels in self.hr])
+
+    def counts(self) -> str:
+        return f"{len(set(self.subject))} subjects, {len(self)} pairs of slices"
+
+
+def stack_of(path: Path, plane: str, limits=None):
+    """The slices (S, H, W) of a picture or a volume in [0, 1], and the values that are 0 and 1."""
+    if kind_of(path) not in ("volume", "dicom"):
+        return read_picture(path).pixels[None], None
+    volume = read_scan(path)
+    values = slices_of(to_ras(volume.intensities(), volume.affine), plane)
+    low, high = limits or intensity_range(values, clipped=True)
+    return np.clip((values - low) / (high - low), 0, 1).astype(np.float32), (low, high)
+
+
+def load_pairs(args, scale) -> Pairs:
+    """The pairs of two folders, files of one name, or of two files."""
+    low, high = (Path(path) for path in args.pairs)
+    if high.is_dir():
+        scans = {scan.path: scan.subject for scan in dataset.find_scans(high)}
+        files = {low / path.relative_to(high): path for path in scans}
+    else:
+        scans, files = {high: stem(high)}, {low: high}
+    plane = args.axis if args.axis in ("coronal", "sagittal") else "axial"
+    pairs = Pairs([], [], [], [])
+    for small, large in files.items():
+        if not small.exists():
+            raise DataError(f"{small}: is missing, the LR of {large}")
+        hr, limits = stack_of(large, plane)
+        lr, _ = stack_of(small, plane, limits)
+        h, w = (n // s for n, s in zip(hr.shape[1:], scale))
+        if lr.shape != (len(hr), h, w):
+            raise DataError(
+                f"{small}: {lr.shape[1]}x{lr.shape[2]} (rows x columns) and {len(lr)} slices; of "
+                f"{large} LR has {h}x{w} and {len(hr)}"
+            )
+        pairs.lr += list(lr)
+        pairs.hr += list(hr)
+        pairs.subject += [scans[large]] * len(hr)
+        pairs.name += [f"{large}#{i}" for i in range(len(hr))] if len(hr) > 1 else [str(large)]
+    return pairs
+
+
+def load_slices(args):
+    """The slices to score."""
+    options = {name: getattr(args, name) for name in dataset.DATA_OPTIONS}
+    parts, _ = dataset.load_parts(**options, split=args.split != "all")
+    return parts[args.split or "test"]
+
+
+def score_volumes(args, networks, scale, device):
+    """({degradation: {name: rows}}, subjects) of whole volumes, for networks through the slices."""
+    scans = [
+        s for s in dataset.find_scans(args.data or dataset.OWN_DATA) if kind_of(s.path) == "volume"
     ]
-    title = "gain over bicubic, from the top: " + ", ".join(
-        word.split(" over")[0].replace(" gain,", "") for word in words
-    )
-    grid_figure(path, rows, names, title=title)
+    if args.split != "all" and scans:
+        split = dataset.split_subjects(scans, args.seed)
+        scans = [scan for scan in scans if split[scan.subject] == (args.split or "test")]
+    if not scans:
+        raise DataError(f"{data}: no volumes to score through the slices")
+    volumes.refuse_thick([scan.path for scan in scans])
+    rows = {name: {} for name in args.degradation}
+    for i, scan in enumerate(progress(scans, desc="scoring", unit="volume")):
+        volume = read_scan(scan.path)
+        values = to_ras(volume.intensities(), volume.affine)
+        low, high = intensity_range(values, clipped=True)
+        hr = np.clip((values - low) / (high - low), 0, 1).astype(np.float32)
+        for name, found in rows.items():
+            scores = volumes.volume_scores(networks, hr, name, scale, args.told, device, i)
+            for label, row in scores.items():
+                about = {"name": str(scan.path), "subject": scan.subject}
+                gain = {"gain": row["psnr"] - scores["cubic"]["psnr"]}
+                found.setdefault(label, []).append(about | row | gain)
+    return rows, [scan.subject for scan in scans]
+
+
+# --- the end --------------------------------------------------------------------------------------
+
+
+def write_csv(path, rows: dict) -> None:
+    """One line a degradation, method and slice."""
+    first = next(iter(next(iter(rows.values())).values()))[0]
+    with atomic_write(path, "w") as file:
+        writer = csv.DictWriter(file, ["degradation", "method", *first], lineterminator="\n")
+        writer.writeheader()
+        for degradation, found in rows.items():
+            for method, scores in found.items():
+                words = {"degradation": degradation, "method": method}
+                writer.writerows(words | row for row in scores)
+
+
+def draw_examples(args, network, slices, rows: dict, device) -> list[str]:
+    """Draw slices of best, median and worst gain, or the worst of each degradation; in words."""
+    chosen, gains, words = [], {}, []
+    for degradation, found in rows.items():
+        before, after = list(found.values())[:2]
+        order = np.argsort(gains_over(after, before))
+        gains[degradation] = gains_over(after, before)
+        places = {"worst": order[0]}
+        if len(rows) == 1:
+            places = {"best": order[-1], "median": order[len(order) // 2]} | places
+        for what, i in places.items():
+            example = example_of(network, slices, int(i), degradation, found, device, args.told)
+            example.name = f"{what}, {degradation}: {example.name}"
+            chosen.append(example)
+            gain = f"{gains[degradation][i]:+.2f} dB over bicubic"
+            words.append(f"{degradation}: {what} gain, {gain}: {slices.name[i]}")
+    if len(rows) == 1:
+        examples_figure(args.examples, chosen, errors=True)
+    else:
+        worst_figure(args.examples, chosen[:20], gains)
     return words
 
 
-def loss_curve(checkpoint: str) -> tuple[list[int], list[float]]:
-    """Iterations and training losses from the log.csv beside a checkpoint."""
-    log = Path(checkpoint).with_name("log.csv")
-    try:
-        with open(log, newline="") as file:
-            rows = [(int(row["iteration"]), float(row["loss"])) for row in csv.DictReader(file)]
-        return tuple(zip(*rows))
-    except (OSError, ValueError, KeyError, TypeError):
-        raise DataError(f"{log}: no readable log; --curves needs the checkpoints of runs") from None
+def main(argv=None):
+    args, configs = arguments(argv)
+    device = pick_device(args.device)
+    networks = load_networks(args, device)
+    curves = {path: loss_curve(path) for path in networks} if args.curves else {}
+    scale, slices = next(iter(networks.values())).scale, None
+    through = 1 in scale
+    if through and (args.pairs or args.examples or args.consistent):
+        raise UsageError("--pairs, --examples, --consistent: not for networks through the slices")
+    rows = {}
+    if through:
+        rows, subjects = score_volumes(args, networks, scale, device)
+        what = f"{len(set(subjects))} subjects, {len(subjects)} whole volumes"
+    elif args.pairs:
+        slices = load_pairs(args, scale)
+        what, args.split = slices.counts(), "pairs"
+        rows["as given"] = score_slices(networks, slices, None, scale, device, lr_slices=slices.lr)
+    else:
+        slices = load_slices(args)
+        what = slices.counts()
+        say_what_is_known(args, configs, slices.subject.tolist())
+        for name in args.degradation:
+            rows[name] = score_slices(
+                networks, slices, name, scale, device, consistent=args.consistent, told=args.told,
+                word=name,
+            )  # fmt: skip
+    if through:
+        say_what_is_known(args, configs, subjects)
+    tables = {name: table_of(found, networks) for name, found in rows.items()}
+    for name, table in tables.items():
+        told = ", told" * args.told
+        print(f"{args.split or 'test'}: {what}; x{scale_name(scale)}, LR by {name}{told}")
+        print(metrics_table(table) + "\n")
+    print(gains_table(tables))
+    note("mean ± sd over subjects; MMAC for a 60x64 LR slice; LR RMSE: the result, degraded again,")
+    note("against the LR it came from; power: sharpness at measured frequencies, 1 as the truth")
+    write_results(args, scale, rows, tables, curves)
+    if args.examples and slices is not None and not args.pairs:
+        for line in draw_examples(args, next(iter(networks.values())), slices, rows, device):
+            print(line)
+        note(f"written: {args.examples}")
 
 
-def split_slices(args) -> dataset.Slices:
-    """The slices to score."""
-    if not args.data:
-        parts, _ = dataset.demo_slices(args.cache)
-        return parts["test" if args.split == "all" else args.split]
-    scans = dataset.find_scans(args.data)
-    if args.split != "all":
-        split = dataset.split_subjects(scans, args.seed)
-        scans = [scan for scan in scans if split[scan.subject] == args.split]
-    slices, _, _ = dataset.load_slices(scans, args.cache, axis=args.axis, count=args.slices)
-    return slices
+def write_results(args, scale, rows, tables, curves) -> None:
+    """The files that were asked for, but for the examples."""
+    if args.json:
+        about = {"data": args.data or "data/ds002748", "split": args.split or "test"}
+        about |= {"seed": args.seed, "scale": scale_name(scale), "told": args.told}
+        with atomic_write(args.json, "w") as file:
+            json.dump({**about, "results": tables}, file, indent=1)
+    if args.csv:
+        write_csv(args.csv, rows)
+    if args.curves:
+        curves_figure(args.curves, curves)
+    if args.cost:
+        cost_figure(args.cost, next(iter(tables.values())))
+    for name in ("json", "csv", "curves", "cost"):
+        if getattr(args, name):
+            note(f"written: {getattr(args, name)}")
 
 
 if __name__ == "__main__":

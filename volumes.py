@@ -1,0 +1,100 @@
+"""Whole volumes through their thick slices: made thick, interpolated, upscaled, scored."""
+
+import numpy as np
+import torch
+
+import modules
+from degradation import degrade
+from description import describe_degradation
+from metrics import psnr_of
+from utils import DataError, as_data_error
+
+PLANES = (0, 1)  # sagittal and coronal slices of an array (x, y, z), whose rows run along z
+
+
+def stack_of(volume: np.ndarray, plane: int) -> np.ndarray:
+    """The slices (S, Z, W) of a volume (X, Y, Z), their rows along z."""
+    return np.moveaxis(volume, plane, 0).swapaxes(1, 2)
+
+
+def volume_of(stack: np.ndarray, plane: int) -> np.ndarray:
+    """The volume (X, Y, Z) whose slices these are: undoes `stack_of`."""
+    return np.moveaxis(stack.swapaxes(1, 2), 0, plane)
+
+
+def batches_of(stack: np.ndarray, pixels: int = 2**15):
+    """A stack as tensors (n, 1, Z, W) of a few slices each."""
+    n = max(1, pixels // (stack.shape[1] * stack.shape[2]))
+    for start in range(0, len(stack), n):
+        yield torch.from_numpy(np.ascontiguousarray(stack[start : start + n]))[:, None]
+
+
+def refuse_thick(paths) -> None:
+    """Raise DataError for volumes that are thick themselves: nothing can be learnt of theirs."""
+    import nibabel as nib
+
+    for path in paths:
+        with as_data_error(path):
+            affine = nib.load(path).affine
+        sizes = nib.affines.voxel_sizes(affine)
+        upward = nib.io_orientation(affine)[:, 0].tolist().index(2)
+        if sizes[upward] > 1.6 * min(sizes):
+            raise DataError(
+                f"{path}: has slices of {sizes[upward]:.2g} mm, pixels of {min(sizes):.2g} mm; "
+                "through the slices only volumes that are not thick themselves can teach or test"
+            )
+
+
+def make_thick(volume: np.ndarray, degradation, factor: int, seed: int = 0) -> np.ndarray:
+    """A volume (X, Y, Z) in [0, 1] as a scan of slices `factor` times as thick would show it."""
+    volume = volume[..., : volume.shape[2] // factor * factor]
+    parts = enumerate(batches_of(stack_of(volume, 0)))
+    thick = [degrade(p, degradation, (factor, 1), seed=[seed, i])[:, 0] for i, p in parts]
+    return volume_of(torch.cat(thick).numpy(), 0)
+
+
+def interpolate(thick: np.ndarray, factor: int, order: int) -> np.ndarray:
+    """Linear (order 1) or cubic (3) interpolation along z; the outer edges stay where they are."""
+    from scipy.ndimage import zoom
+
+    return zoom(thick, (1, 1, factor), order=order, mode="nearest", grid_mode=True)
+
+
+def through_plane(network, thick: np.ndarray, description=None, device="cpu") -> np.ndarray:
+    """A thick volume (X, Y, Z) in [0, 1] with `network.scale[0]` times as many slices.
+
+    The mean of two passes, over sagittal and over coronal slices. description: of the degradation;
+    None: what the network estimates, its mean over all slices of a pass.
+    """
+    total = 0.0
+    for plane in PLANES:
+        stack, known = stack_of(thick, plane), description
+        if network.told and known is None:
+            filled = [p.to(device) for p in batches_of(stack) if p.max() > 0.05]
+            with torch.inference_mode():
+                found = [network.describe(p) for p in filled]
+            known = torch.cat(found).mean(0, keepdim=True) if found else None
+        parts = [modules.upscale(network, p.to(device), known) for p in batches_of(stack)]
+        total = total + volume_of(torch.cat(parts)[:, 0].cpu().numpy(), plane)
+    return total / len(PLANES)
+
+
+def volume_score(sr: np.ndarray, hr: np.ndarray) -> dict:
+    """MSE, PSNR and PSNR inside the brain (HR > 0.05) of a volume, clamped to [0, 1]."""
+    error = (np.clip(sr, 0, 1) - hr).astype(np.float32) ** 2
+    mse, brain = float(error.mean(dtype=np.float64)), error[hr > 0.05]
+    inside = psnr_of(float(brain.mean(dtype=np.float64))) if brain.size else None
+    return dict(mse=mse, psnr=psnr_of(mse), psnr_brain=inside)
+
+
+def volume_scores(networks: dict, hr: np.ndarray, degradation, scale, told, device, seed) -> dict:
+    """{name: scores} of one volume (X, Y, Z) in [0, 1], cubic and linear interpolation first."""
+    factor = scale[0]
+    hr = hr[..., : hr.shape[2] // factor * factor]
+    thick = make_thick(hr, degradation, factor, seed)
+    description = describe_degradation(degradation, scale).to(device) if told else None
+    scores = {"cubic": volume_score(interpolate(thick, factor, 3), hr)}
+    scores["linear"] = volume_score(interpolate(thick, factor, 1), hr)
+    for name, network in networks.items():
+        scores[name] = volume_score(through_plane(network, thick, description, device), hr)
+    return scores
