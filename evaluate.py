@@ -220,18 +220,21 @@ def load_slices(args):
 
 def score_volumes(args, networks, scale, device):
     """({degradation: {name: rows}}, subjects) of whole volumes, for networks through the slices."""
-    scans = [
-        s for s in dataset.find_scans(args.data or dataset.OWN_DATA) if kind_of(s.path) == "volume"
-    ]
-    if args.split != "all" and scans:
+    root = Path(args.data or dataset.OWN_DATA)
+    scans, doubt = dataset.training_scans(root, args.subjects, args.each_file_a_subject)
+    if args.split != "all":
+        if doubt:
+            raise DataError(doubt)
         split = dataset.split_subjects(scans, args.seed)
         scans = [scan for scan in scans if split[scan.subject] == (args.split or "test")]
-    if not scans:
-        raise DataError(f"{data}: no volumes to score through the slices")
-    volumes.refuse_thick([scan.path for scan in scans])
+    for scan in scans:
+        if not scan.files and kind_of(scan.path) not in ("volume", "dicom"):
+            raise DataError(f"{scan.path}: is a picture; only whole volumes have thinner slices")
     rows = {name: {} for name in args.degradation}
     for i, scan in enumerate(progress(scans, desc="scoring", unit="volume")):
-        volume = read_scan(scan.path)
+        volume = read_scan(scan.path, scan.files)
+        if volume.sizes[2] > 1.6 * min(volume.sizes):
+            raise DataError(f"{scan.path}: its slices are thick themselves: nothing to score with")
         values = to_ras(volume.intensities(), volume.affine)
         low, high = intensity_range(values, clipped=True)
         hr = np.clip((values - low) / (high - low), 0, 1).astype(np.float32)

@@ -454,7 +454,8 @@ def finish(run: Path, rows, slices, config, about, device) -> int:
     print(f"\nTest split, {slices.counts()}; LR by {shown}, 8 bits")
     print(metrics_table(table) + "\n")
     note(f"In {run}: best.pt last.pt config.json log.csv loss.png examples.png metrics.json")
-    best, middle = runs.quoted(run / "best.pt"), slices.name[len(slices) // 2].split("#")[0]
+    best, data = runs.quoted(run / "best.pt"), config["arguments"]["data"] or dataset.OWN_DATA
+    middle = Path(data, slices.name[len(slices) // 2].split("#")[0])
     note("Try next:")
     note(f"  python predict.py --simulate --checkpoint {best} --image {runs.quoted(middle)}")
     if several:

@@ -7,7 +7,6 @@ import modules
 from degradation import degrade
 from description import describe_degradation
 from metrics import psnr_of
-from utils import DataError, as_data_error
 
 PLANES = (0, 1)  # sagittal and coronal slices of an array (x, y, z), whose rows run along z
 
@@ -27,22 +26,6 @@ def batches_of(stack: np.ndarray, pixels: int = 2**15):
     n = max(1, pixels // (stack.shape[1] * stack.shape[2]))
     for start in range(0, len(stack), n):
         yield torch.from_numpy(np.ascontiguousarray(stack[start : start + n]))[:, None]
-
-
-def refuse_thick(paths) -> None:
-    """Raise DataError for volumes that are thick themselves: nothing can be learnt of theirs."""
-    import nibabel as nib
-
-    for path in paths:
-        with as_data_error(path):
-            affine = nib.load(path).affine
-        sizes = nib.affines.voxel_sizes(affine)
-        upward = nib.io_orientation(affine)[:, 0].tolist().index(2)
-        if sizes[upward] > 1.6 * min(sizes):
-            raise DataError(
-                f"{path}: has slices of {sizes[upward]:.2g} mm, pixels of {min(sizes):.2g} mm; "
-                "through the slices only volumes that are not thick themselves can teach or test"
-            )
 
 
 def make_thick(volume: np.ndarray, degradation, factor: int, seed: int = 0) -> np.ndarray:

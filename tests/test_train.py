@@ -16,10 +16,12 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
-import checkpoints
 import dataset
 import modules
+import optim
+import runs
 import train
+from checkpoints import load_checkpoint
 from utils import DataError, UsageError
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals or limits")
@@ -35,9 +37,10 @@ def command(adni, tmp_path_factory):
 
 @pytest.fixture
 def no_figures(monkeypatch):
-    """Figures take most of the time of such a short run."""
+    """Figures take most of the time of such a short run, which is validated 20 times here."""
     monkeypatch.setattr(train, "loss_figure", lambda *a, **k: None)
-    monkeypatch.setattr(train, "grid_figure", lambda *a, **k: None)
+    monkeypatch.setattr(train, "examples_figure", lambda *a, **k: None)
+    monkeypatch.setattr(train, "CHECK_EVERY", (1, 1000))
 
 
 def log(run) -> list[dict]:
@@ -119,7 +122,10 @@ def test_the_log_has_a_row_an_iteration(finished):
     losses = [float(row["loss"]) for row in rows]
     assert np.mean(losses[-20:]) < np.mean(losses[:20])
     checks = [row for row in rows if row["val_psnr"]]
-    assert len(checks) == 20 and checks[-1] is rows[-1]
+    assert [int(row["iteration"]) for row in checks] == [100, 120]  # few in a short run
+    plain = np.mean([float(row["bicubic_loss"]) for row in rows])
+    assert float(rows[0]["bicubic_loss"]) == pytest.approx(losses[0], rel=1e-4)  # as it starts
+    assert np.mean(losses[-20:]) < plain
     best = content(finished[0] / "best.pt")["metrics"]
     assert best["val_psnr"] == max(float(row["val_psnr"]) for row in checks)
 
@@ -132,7 +138,7 @@ def test_figures_show_something(finished):
 
 def test_the_checkpoint_says_what_it_is(finished):
     checkpoint = content(finished[0] / "best.pt")
-    assert checkpoint["scale"] == 4 and checkpoint["degradation"] == "bicubic"
+    assert checkpoint["scale"] == [4, 4] and checkpoint["degradation"] == "bicubic"
     assert "7 subjects, 21 slices" in checkpoint["trained_on"]
     network = modules.load_network(checkpoint)
     assert network(torch.rand(1, 1, 7, 9)).shape == (1, 1, 28, 36)
@@ -145,23 +151,21 @@ def test_the_next_command_is_printed(finished):
     assert (run / "best.pt").is_file()
 
 
-def test_dry_run_without_data_is_a_demonstration(no_figures, capsys):
+def test_dry_run_without_data_uses_the_slices_of_the_clone(no_figures, capsys, adni, monkeypatch):
+    monkeypatch.setattr(dataset, "OWN_DATA", adni)
     assert train.main(["--dry-run", "--device", "cpu"]) == 0
-    printed = capsys.readouterr().out
-    assert "demonstration" in printed and "no benchmark" in printed
+    assert "train:      2 subjects, 2 slices" in capsys.readouterr().out
     (run,) = (p for p in Path("runs").iterdir() if p.name != "cache")
-    assert len(log(run)) == 2 and (run / "best.pt").is_file() and (run / "demo_slice.png").is_file()
+    assert len(log(run)) == 2 and (run / "best.pt").is_file()
 
 
 @pytest.mark.parametrize(
     "words",
     [
-        "--model espcn",
-        "--optimizer adam",
-        "--blocks 0",
-        "--half 0 --kernel 3x3",
-        "--body residual --blocks 4 --half 2",
-        "--skip none --body residual --blocks 2 --half 0 --icnr",
+        "--model espcn --scale 3",
+        "--optimizer adam --scale 2",
+        "--blocks 0 --degradation blur-2+rician-2+jpeg-75",
+        "--degradation wide --scale 2x3",
         "--degradation mixed --patch-size 0 --no-augment --ema 0 --schedule constant",
     ],
 )
@@ -178,7 +182,7 @@ def test_muon_steps_are_orthogonal_and_downhill():
     scales = [torch.logspace(0, -1, size[0])[:, None, None, None] for size in sizes]
     gradients = [[torch.randn(z) * s for z, s in zip(sizes, scales)] for _ in range(2)]
     kernels = [torch.nn.Parameter(torch.randn(size)) for size in sizes]
-    muon = train.Muon(kernels, lr=0.5)
+    muon = optim.Muon(kernels, lr=0.5)
     for gradient in gradients:
         before = [kernel.detach().clone() for kernel in kernels]
         for kernel, grad in zip(kernels, gradient):
@@ -286,28 +290,79 @@ def test_resuming_a_finished_run_makes_its_results_again(command, no_figures):
 def test_what_makes_resuming_wrong_is_refused_by_name(command, no_figures, adni):
     train.main([*command, "--iterations", "4", "--run", "a"])
     before = {p.name: p.read_bytes() for p in Path("a").iterdir()}
-    with pytest.raises(UsageError, match=r"^--lr, --seed cannot change"):
+    with pytest.raises(UsageError, match=r"^--seed, --lr cannot change"):
         train.main(["--resume", "a", "--lr", "0.1", "--seed", "5"])
     with pytest.raises(UsageError, match="--channels cannot change"):
         train.main(["--resume", "a", "--channels", "9"])
-    with pytest.raises(UsageError, match="has done 4 iterations already"):
+    with pytest.raises(UsageError, match="at iteration 4 already"):
         train.main(["--resume", "a", "--iterations", "3"])
     with pytest.raises(UsageError, match="--run a: exists already"):
         train.main([*command, "--run", "a"])
-    torch.save(content("a/last.pt") | {"version": 1}, "a/last.pt")
-    with pytest.raises(DataError, match="begun by an older version"):
-        train.main(["--resume", "a"])
-    Path("a/last.pt").write_bytes(before["last.pt"])
+    with pytest.raises(UsageError, match="--scale cannot change"):
+        train.main(["--resume", "a", "--scale", "2"])
     assert before == {p.name: p.read_bytes() for p in Path("a").iterdir()}
 
 
-def test_data_that_changed_are_noticed(command, no_figures, adni):
+def test_data_may_move_but_not_change(command, no_figures, adni):
     shutil.copytree(adni, "data")
     train.main([*command, "--data", "data", "--iterations", "4", "--run", "a"])
-    picture = next(Path("data").rglob("*_79.png"))
+    os.rename("data", "moved")
+    for path in Path("moved").rglob("*.png"):
+        os.utime(path, (1, 1))
+    assert train.main(["--resume", "a", "--iterations", "6", "--data", "moved"]) == 0
+    picture = next(Path("moved").rglob("*_79.png"))
     Image.fromarray(255 - np.asarray(Image.open(picture))).save(picture)
-    with pytest.raises(DataError, match="data set has changed"):
+    with pytest.raises(DataError, match="moved: is not the data set, or not as it was"):
         train.main(["--resume", "a", "--iterations", "8"])
+
+
+def test_runs_that_start_together_get_folders_of_their_own(command, no_figures, cli, monkeypatch):
+    class Clock(runs.datetime):
+        @classmethod
+        def now(cls):
+            return cls(2030, 1, 2, 3, 4, 5)
+
+    monkeypatch.setattr(runs, "datetime", Clock)
+    first = runs.claim_folder()
+    assert first == Path("runs/20300102-030405") and runs.claim_folder().name == f"{first.name}-2"
+    assert train.main([*command, "--iterations", "2"]) == 0
+    assert len(log(f"{first}-3")) == 2
+    runs.claim_folder("named")
+    with pytest.raises(UsageError, match="--run named: exists already"):
+        runs.claim_folder("named")
+    status, _, _ = cli(train.main, "--data", "nowhere", "--run", "failed")
+    assert status == 1 and not Path("failed").exists()  # nothing began: the name is free again
+
+
+def test_interrupted_at_the_table_a_run_says_how_to_go_on(command, no_figures, monkeypatch, capsys):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "score_slices", interrupted)
+    assert train.main([*command, "--iterations", "2", "--run", "a"]) == 130
+    assert "python train.py --resume a" in capsys.readouterr().out
+
+
+class WithoutFloat64(torch.overrides.TorchFunctionMode):
+    """Refuses float64 but on tensors that were copied to the CPU, as a Mac's GPU does."""
+
+    def __torch_function__(self, function, types, args=(), options=None):
+        options = options or {}
+        result = function(*args, **options)
+        if function is torch.Tensor.cpu:
+            result = result.clone()
+            result.copied = True
+        elif function in (torch.Tensor.double, torch.Tensor.to) and not hasattr(args[0], "copied"):
+            assert result.dtype != torch.float64, "MPS has no float64"
+        return result
+
+
+def test_validation_needs_no_float64_on_the_device():
+    hr = torch.rand(1, 1, 32, 32)
+    pairs = [(0, hr[..., ::4, ::4].contiguous(), hr)]
+    with WithoutFloat64():
+        mse, psnr = train.validate(modules.Interpolation((4, 4)), pairs, 1)
+    assert psnr == pytest.approx(-10 * np.log10(mse))
 
 
 @pytest.mark.parametrize("damage", ["no folder", "no config", "config", "no last", "last", "best"])
@@ -340,7 +395,8 @@ import os, signal, sys, time
 sys.path.insert(0, {root!r})
 import dataset, train, utils
 train.SAVE_EVERY = 3
-train.loss_figure = train.grid_figure = lambda *a, **k: None
+train.CHECK_EVERY = 1, 1000
+train.loss_figure = train.examples_figure = lambda *a, **k: None
 {bad}
 utils.run_main(lambda: train.main(sys.argv[1:]))
 """
@@ -386,11 +442,11 @@ def test_killed_while_writing_files_nothing_is_torn(command, no_figures):
         process = start(arguments, KILLED_WHILE_WRITING.format(when=when))
         _, errors = process.communicate(timeout=60)
         assert process.returncode == -signal.SIGKILL, errors
-        last = checkpoints.load_checkpoint("run/last.pt")
+        last = load_checkpoint("run/last.pt")
         assert last["iteration"] > done
         done = last["iteration"]
         if Path("run/best.pt").exists():
-            modules.load_network(checkpoints.load_checkpoint("run/best.pt"))
+            modules.load_network(load_checkpoint("run/best.pt"))
         arguments = ["--resume", "run"]
     assert train.main(arguments) == 0
     assert_same_run("whole", "run")
@@ -408,7 +464,7 @@ def test_a_second_ctrl_c_stops_at_once(command):
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
     assert process.returncode == 130 and time.monotonic() - began < 30
-    assert checkpoints.load_checkpoint("run/last.pt")["iteration"] in (3, 4)
+    assert load_checkpoint("run/last.pt")["iteration"] in (3, 4)
 
 
 # --- disks and numbers ----------------------------------------------------------------------------
@@ -433,7 +489,7 @@ def test_a_full_disk_is_one_line_and_earlier_files_stay(command, no_figures, cli
     after = {p.name: p.read_bytes() for p in Path("run").iterdir()}
     for name in ("last.pt", "metrics.json"):
         assert before[name] == after[name]
-    modules.load_network(checkpoints.load_checkpoint("run/best.pt"))
+    modules.load_network(load_checkpoint("run/best.pt"))
     assert before.keys() == after.keys()
     assert train.main(["--resume", "run", "--iterations", "9"]) == 0
     assert [int(row["iteration"]) for row in log("run")] == list(range(1, 10))
@@ -451,14 +507,15 @@ def test_a_loss_that_is_no_number_stops_the_run(command, no_figures, monkeypatch
     real = dataset.training_batch
 
     def batch(slices, iteration, **options):
-        lr, hr = real(slices, iteration, **options)
-        return lr, hr * (value if iteration == 13 else 1)
+        batch = real(slices, iteration, **options)
+        batch.hr *= value if iteration == 13 else 1
+        return batch
 
     monkeypatch.setattr(dataset, "training_batch", batch)
     with pytest.raises(DataError, match=rf"loss is {value} at iteration 14, learning rate 0\.00"):
         train.main([*command, "--iterations", "44", "--run", "run"])
     for name in ("best.pt", "last.pt"):
-        network = modules.load_network(checkpoints.load_checkpoint(Path("run", name)))
+        network = modules.load_network(load_checkpoint(Path("run", name)))
         assert network(torch.rand(1, 1, 8, 8)).isfinite().all()
     assert content("run/last.pt")["iteration"] == len(log("run")) == 12
 
@@ -480,7 +537,7 @@ def test_weights_that_are_no_numbers_are_never_saved(command, no_figures, monkey
     with pytest.raises(DataError, match="weights are not finite at iteration 12"):
         train.main([*command, "--iterations", "44", "--run", "run"])
     assert content("run/last.pt")["iteration"] == 10
-    modules.load_network(checkpoints.load_checkpoint("run/last.pt"))
+    modules.load_network(load_checkpoint("run/last.pt"))
 
 
 @pytest.mark.parametrize("value", [0, 77, 255])
