@@ -122,6 +122,12 @@ def table_of(rows: dict, networks: dict) -> dict:
     return table
 
 
+def evaluate_slices(networks, slices, degradation, scale=(4, 4), device="cpu", **options) -> dict:
+    """{name: summary} for bicubic upsampling and every network, see `score_slices`."""
+    rows = score_slices(networks, slices, degradation, scale, device, **options)
+    return table_of(rows, networks)
+
+
 def gains_table(tables: dict[str, dict]) -> str:
     """The text table of {degradation: {name: summary}}: gains over its first row, the worst."""
     first = next(iter(next(iter(tables.values()))))

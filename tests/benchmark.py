@@ -33,10 +33,13 @@ sys.path.insert(0, str(ROOT))
 import dataset  # noqa: E402
 import formats  # noqa: E402
 import modules  # noqa: E402
+import optim  # noqa: E402
 import predict  # noqa: E402
+import processes  # noqa: E402
+import runs  # noqa: E402
 import train  # noqa: E402
 from checkpoints import load_checkpoint, save_checkpoint  # noqa: E402
-from evaluate import evaluate  # noqa: E402
+from scoring import evaluate_slices as evaluate  # noqa: E402
 from utils import bf16_works  # noqa: E402
 
 CHECK_EVERY = 600  # iterations between two validations in a default run of 12,000
@@ -211,7 +214,7 @@ def section_train(args, data: Path, temporary: Path):
     lr, hr = torch.rand(8, 1, 32, 32), torch.rand(8, 1, 128, 128)
 
     def bare(network):
-        optimisers = train.optimisers_of(network, "muon", 1e-4)
+        optimisers = optim.optimisers_of(network, "muon", 1e-4)
 
         def step():
             loss = F.mse_loss(network(lr), hr)
@@ -494,7 +497,7 @@ def machine(args) -> str:
         f"{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{busy}\n"
         f"{platform.platform()}\n"
         f"Python {platform.python_version()}, torch {torch.__version__}, torchvision "
-        f"{torchvision.__version__}, numpy {np.__version__}; commit {train.commit() or '?'}; "
+        f"{torchvision.__version__}, numpy {np.__version__}; commit {runs.commit() or '?'}; "
         f"medians of {args.repeats}"
     )
 
@@ -503,7 +506,7 @@ def main():
     args = arguments()
     if args.loop:  # this program, called by itself: one watched loop, its figures on stdout
         found = watched_loop(args.loop, args.steps)
-        if train.rank() == 0:
+        if processes.rank() == 0:
             print(json.dumps(found), flush=True)
         os._exit(0)  # the run was cut off: its process group has no tidy end
     print(machine(args))
