@@ -152,9 +152,12 @@ def write_slices(args, scans: list[Scan], split: dict, progress) -> tuple[Counte
         """Write the slices of one scan: their number, or what is wrong with it."""
         scan, name = job
         folder = Path(args.out, split[scan.subject], re.sub(r"[^\w.-]", "_", scan.group).strip("."))
-        levels = 2**args.bits - 1
         try:
-            slices = volume_slices(scan.path, args.axis, args.slices, scan.files, args.size, levels)
+            slices = volume_slices(
+                *(scan.path, args.axis, args.slices, scan.files, scan.series),
+                size=args.size,
+                levels=2**args.bits - 1,
+            )
             folder.mkdir(parents=True, exist_ok=True)
             for number, pixels in slices:
                 with atomic_write(folder / f"{name}_{number:03d}.png") as file:

@@ -141,10 +141,11 @@ class Slices:
         return words + (f" ({', '.join(parts)})" if parts else "")
 
 
-def scan_slices(path, axis="axial", count=0, files=()) -> list[tuple[int, np.ndarray]]:
+def scan_slices(scan: Scan, axis: str, count: int) -> list[tuple[int, np.ndarray]]:
     """Numbered uint8 slices of one file: number -1 of a picture, many of a volume."""
-    if files or kind_of(path) in ("volume", "dicom"):
-        return volume_slices(path, axis, count, files)
+    path = scan.path
+    if scan.files or kind_of(path) in ("volume", "dicom"):
+        return volume_slices(path, axis, count, scan.files, scan.series)
     if axis == "through":
         raise DataError(f"{path}: is a picture; only volumes have slices across others")
     pixels = read_picture(path).pixels
@@ -153,16 +154,16 @@ def scan_slices(path, axis="axial", count=0, files=()) -> list[tuple[int, np.nda
     return [(-1, (pixels * 255 + 0.5).astype(np.uint8))]
 
 
-def volume_slices(path, axis="axial", count=0, files=(), size=None, levels=255) -> list:
+def volume_slices(path, axis="axial", count=0, files=(), series="", *, size=None, levels=255):
     """The usable slices of a volume as [(index, (H, W))], upright, numbered along its RAS axis.
 
     Intensities are divided by the 99.8th percentile of the voxels above the mean, and clipped;
     negative ones are moved up first. A slice is usable where more than a tenth of it is above 0.1.
     count: only that many, spread evenly over them; 0: all. size: (H, W) to cut and pad to with
     zeros about the box of all usable voxels above 0.1, never resampled; None: that box and 8 pixels
-    around it. files: of a DICOM series. levels: 255 gives uint8, 65535 uint16.
+    around it. files and series: of DICOM, see `Scan`. levels: 255 gives uint8, 65535 uint16.
     """
-    volume = read_scan(path, files)
+    volume = read_scan(path, files, series=series)
     if volume.stored.ndim == 4:
         warn(f"{path}: the first of its {volume.stored.shape[3]} volumes is used")
     x, y, z = volume.sizes
@@ -272,7 +273,7 @@ def decode(scans: list[Scan], file, axis: str, count: int, workers: int, quiet: 
 
     def read(scan):
         try:
-            return scan_slices(scan.path, axis, count, scan.files)
+            return scan_slices(scan, axis, count)
         except DataError as error:
             return error
 

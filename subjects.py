@@ -61,6 +61,7 @@ LEFT_OUT = {
     "masks or segmentations": r"[a-z]*masks?|[a-z]*seg[a-z]*|labels?(?:tr|ts)?|wmparc|ribbon",
     "derivatives": r"derivatives",
     "BOLD series": r"bold|sbref|func|fmri|rs-?fmri",
+    "field or phase maps": r"fmap|field-?maps?|phase|phasediff",
     "diffusion series": r"dwi|dti|diffusion|diff|adc|tracew?|fa(?!\d)",
 }
 LEFT_OUT = {
@@ -280,7 +281,7 @@ def files_below(root: Path) -> tuple[list[Scan], list[Name]]:
                 names.append(Name(inner, stem(path), suffix(path) in PICTURES))
         for number, about, patient, members in dicom_series(dicom) if dicom else ():
             path = Path(folder) if len(members) > 1 else members[0]
-            kind = left_out(inner, about)
+            kind = left_out(inner, f"{about} {number}")
             scans.append(Scan(path, "", "", split, members, number, about, kind))
             alone = stem(path) if len(members) == 1 else ""
             names.append(Name(inner, alone, False, patient))
