@@ -17,6 +17,7 @@ ADVICE = {
     b"PK\x03\x04": "is a zip archive; unpack it first",
     b"Rar!": "is a rar archive; unpack it first",
     b"7z\xbc\xaf": "is a 7z archive; unpack it first",
+    b"\x1f\x8b": "is packed by gzip, but not a scan; unpack it first",
     b"BZh": "is packed by bzip2; unpack it first (bunzip2), or pack it with gzip",
     b"\xfd7zXZ": "is packed by xz; unpack it first (unxz), or pack it with gzip",
     b"%PDF": "is a PDF document; save the picture in it as PNG first",
@@ -81,16 +82,16 @@ def picture_values(path: Path) -> np.ndarray:
     """The values of a picture as the file holds them: grey (H, W), or (H, W, 2 to 4) with alpha."""
     from PIL import Image, UnidentifiedImageError
 
-    try:
-        image = Image.open(path, formats=("PNG", "JPEG", "TIFF", "BMP", "GIF"))
-    except (UnidentifiedImageError, Image.DecompressionBombError):
-        with open(path, "rb") as file:
-            head = file.read(352)
-        if head[:4] in (b"II*\0", b"MM\0*"):
-            return tiff_values(path)
-        words = "not a picture that can be read (png, jpeg, tiff), or far too large"
-        raise not_readable(path, head, words) from None
-    with image:
+    with open(path, "rb") as stream:  # of a path, Pillow makes a map, and turns some TIFFs wrongly
+        try:
+            image = Image.open(stream, formats=("PNG", "JPEG", "TIFF", "BMP", "GIF"))
+        except (UnidentifiedImageError, Image.DecompressionBombError):
+            stream.seek(0)
+            head = stream.read(352)
+            if head[:4] in (b"II*\0", b"MM\0*"):
+                return tiff_values(path)
+            words = "not a picture that can be read (png, jpeg, tiff), or far too large"
+            raise not_readable(path, head, words) from None
         if image.width * image.height > MAX_PIXELS:
             raise DataError(f"{path}: {image.width}x{image.height} pixels is too large")
         if getattr(image, "n_frames", 1) > 1:

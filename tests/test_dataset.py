@@ -10,80 +10,13 @@ import pytest
 from PIL import Image
 
 import dataset
-import formats
 from dataset import load_slices
 from subjects import find_scans
 from utils import DataError
 
-# --- reading pictures -----------------------------------------------------------------------------
-
 
 def grey(h=9, w=14):
     return np.random.default_rng(0).integers(0, 256, (h, w), dtype=np.uint8)
-
-
-def test_grey_pictures_of_every_kind_give_the_same_pixels(tmp_path, capsys):
-    values = grey()
-    image = Image.fromarray(values)
-    palette = image.copy()
-    palette.putpalette([v for v in range(256) for _ in range(3)])
-    opaque = Image.merge("LA", [image, Image.new("L", image.size, 255)])
-    kinds = {
-        "L.png": image,
-        "L.bmp": image,
-        "L.tif": image,
-        "RGB.png": image.convert("RGB"),
-        "RGBA.png": image.convert("RGBA"),
-        "LA.png": opaque,
-        "P.png": palette,
-    }
-    for name, picture in kinds.items():
-        picture.save(tmp_path / name)
-        read = formats.read_picture(tmp_path / name)
-        np.testing.assert_array_equal(read.pixels, values.astype(np.float32) / 255, name)
-        assert (read.low, read.high, read.dtype) == (0, 255, "uint8")
-    assert not capsys.readouterr().err
-
-
-def test_one_bit_and_jpeg_pictures(tmp_path):
-    values = np.kron(grey(4, 6), np.ones((8, 8), np.uint8))
-    Image.fromarray(values).save(tmp_path / "a.jpg", quality=95)
-    assert np.abs(formats.read_picture(tmp_path / "a.jpg").pixels - values / 255).max() < 0.05
-    Image.fromarray(values > 127).save(tmp_path / "b.png")
-    np.testing.assert_array_equal(formats.read_picture(tmp_path / "b.png").pixels, values > 127)
-
-
-def test_transparent_pixels_are_black(tmp_path):
-    rgba = np.full((4, 6, 4), 200, np.uint8)
-    rgba[:, :3, 3], rgba[:, 3:, 3] = 0, 255
-    Image.fromarray(rgba).save(tmp_path / "a.png")
-    pixels = formats.read_picture(tmp_path / "a.png").pixels
-    assert (pixels[:, :3] == 0).all() and (pixels[:, 3:] == np.float32(200 / 255)).all()
-
-
-def test_true_colour_is_read_with_a_warning(tmp_path, capsys):
-    Image.new("RGB", (5, 6), (200, 30, 30)).save(tmp_path / "red.png")
-    pixels = formats.read_picture(tmp_path / "red.png").pixels
-    assert pixels.shape == (6, 5) and pixels[0, 0] == pytest.approx(81 / 255, abs=0.01)
-    assert "red.png" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("ending", ["png", "tif"])
-def test_16_bit_pictures_keep_their_levels(tmp_path, ending):
-    values = np.linspace(0, 3000, 8 * 12).reshape(8, 12).astype(np.uint16)
-    Image.fromarray(values).save(tmp_path / f"a.{ending}")
-    read = formats.read_picture(tmp_path / f"a.{ending}")
-    assert read.dtype == "uint16" and read.pixels.max() == 1
-    back = read.pixels * (read.high - read.low) + read.low
-    np.testing.assert_array_equal(back.round(), values)
-
-
-def test_float_tiff_keeps_negative_values(tmp_path):
-    values = np.linspace(-2, 6, 96, dtype=np.float32).reshape(8, 12)
-    Image.fromarray(values).save(tmp_path / "a.tiff")
-    read = formats.read_picture(tmp_path / "a.tiff")
-    assert (read.low, read.high, read.dtype) == (-2, 6, "float32")
-    np.testing.assert_allclose(read.pixels * 8 - 2, values, atol=1e-6)
 
 
 # --- all slices in one file -----------------------------------------------------------------------
