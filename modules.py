@@ -122,9 +122,12 @@ class DeepESPCN(nn.Module):
 
     told: the features are scaled, channel by channel, by functions of a description of the
     degradation (description.py), which an estimator finds in the LR slice if nobody tells it.
+    spread: a small head on the last features gives the expected absolute error (uncertainty.py).
     """
 
-    def __init__(self, channels=48, blocks=13, half=4, told=False, scale: Scale = (4, 4)):
+    def __init__(
+        self, channels=48, blocks=13, half=4, told=False, spread=False, scale: Scale = (4, 4)
+    ):
         super().__init__()
 
         def convolutions(n):
@@ -148,6 +151,12 @@ class DeepESPCN(nn.Module):
             )
             nn.init.zeros_(self.modulation[2].weight)
             nn.init.zeros_(self.modulation[2].bias)
+        if spread:
+            self.spread = nn.Sequential(
+                nn.Conv2d(channels, channels // 2, 3, bias=False),
+                nn.LeakyReLU(0.1),
+                nn.Conv2d(channels // 2, scale[0] * scale[1], 1, bias=False),
+            )
         # Along the rows, where 1x3 kernels see no less than 3x1 kernels down the columns.
         self.receptive_radius = 3 + (blocks + 1) // 2 + 2 * ((half + 1) // 2) + (half > 0)
         with torch.no_grad():
@@ -158,8 +167,11 @@ class DeepESPCN(nn.Module):
                 self.up.weight.mul_(0.1)
             self.tail.weight.zero_()
 
-    def forward(self, lr: torch.Tensor, description=None) -> torch.Tensor:
-        """description (N or 1, ENTRIES): of the degradation; None: estimated, for each slice."""
+    def forward(self, lr: torch.Tensor, description=None, spread=False) -> torch.Tensor:
+        """description (N or 1, ENTRIES): of the degradation; None: estimated, for each slice.
+
+        spread: gives (N, 2, rows H, columns W), SR slices and their expected absolute errors.
+        """
         gains = [None] * (1 + len(self.body) + len(self.side))
         middle = len(self.body) // 4 * 2
         convolutions = [self.head, *self.body]
@@ -180,8 +192,13 @@ class DeepESPCN(nn.Module):
             features = features + F.pixel_shuffle(self.up(low), 2)[..., :h, :w]
         rest = slice(middle + 1, 1 + len(self.body))
         features = self.stack(features, convolutions[rest], gains[rest])
-        sub_pixels = self.tail(replicate(features, 1, 1, 1, 1))
-        return sub_pixel_layer(sub_pixels + self.skip.sub_pixels(lr), self.scale)
+        features = replicate(features, 1, 1, 1, 1)
+        sr = sub_pixel_layer(self.tail(features) + self.skip.sub_pixels(lr), self.scale)
+        if not spread:
+            return sr
+        # Never below a quarter of a level of 8 bits, as the likelihood would reward.
+        size = sub_pixel_layer(self.spread(features).float(), self.scale)
+        return torch.cat((sr, (size.square() + 1e-6).sqrt()), 1)
 
     def stack(self, features: torch.Tensor, convolutions, gains) -> torch.Tensor:
         """The result of these convolutions and their activations, all of the same size.
@@ -226,13 +243,15 @@ def build(arch: dict, scale: Scale = (4, 4)) -> nn.Module:
     depths = (options.get("blocks", 13), options.get("half", 4)) if name == "deep" else ()
     good = (
         name in tuple(NETWORKS)
-        and options.keys() <= {"channels", *(("blocks", "half", "told") if name == "deep" else ())}
+        and options.keys()
+        <= {"channels", *(("blocks", "half", "told", "spread") if name == "deep" else ())}
         and type(channels) is int
         and all(type(n) is int and n >= 0 for n in depths)
         and sum(depths) <= 1024
         and 1 <= channels <= 1024
         and channels**2 * max(2, sum(depths)) < 2**24  # 0.6 GB of weights
         and type(told) is bool
+        and type(options.get("spread", False)) is bool
     )
     if not good:
         raise DataError(f"unknown network, or too large: {reprlib.repr(arch)}")

@@ -80,34 +80,40 @@ def in_parallel(work, parts, device: torch.device):
 
 
 @torch.inference_mode()
-def upscale(network, lr: torch.Tensor, description=None, tile: int = TILE, bf16: bool = False):
+def upscale(
+    network, lr: torch.Tensor, description=None, tile: int = TILE, bf16=False, spread=False
+) -> torch.Tensor:
     """SR slices (N, 1, rows H, columns W), float32, of LR slices (N, 1, H, W), on their device.
 
     Long edges are cut into tiles that overlap by what a result depends on: tiling changes nothing.
     bf16: products of this precision, but for the interpolation that the network corrects.
+    spread: a second channel with the expected absolute errors, of networks that have the head.
     """
     if network.told and description is None:
         description = network.describe(lr)
     with torch.autocast(lr.device.type, dtype=torch.bfloat16, enabled=bf16):
-        sr = in_tiles(network, lr, description, tile)
-    return limited(sr, lr)
+        sr = in_tiles(network, lr, description, tile, **({"spread": True} if spread else {}))
+    limited(sr[:, :1], lr)
+    return sr
 
 
-def in_tiles(network, lr: torch.Tensor, description, tile: int) -> torch.Tensor:
+def in_tiles(network, lr: torch.Tensor, description, tile: int, **options) -> torch.Tensor:
     """The network's result, float32, computed tile by tile where the slices are large."""
     h, w = lr.shape[-2:]
     if h <= tile and w <= tile:
-        return network(lr, description).float()
+        return network(lr, description, **options).float()
     # Even, so that the pixels of half the resolution stay where they are.
     margin, tile = network.receptive_radius, tile + tile % 2
     margin += margin % 2
     rows, columns = network.scale
-    sr = lr.new_empty(len(lr), 1, rows * h, columns * w)
+    sr = lr.new_empty(len(lr), 1 + len(options), rows * h, columns * w)  # with spread: two maps
     for top in range(0, h, tile):
         for left in range(0, w, tile):
             y, x = max(0, top - margin), max(0, left - margin)
             part = lr[..., y : top + tile + margin, x : left + tile + margin]
-            part = network(part, description)[..., rows * (top - y) :, columns * (left - x) :]
+            part = network(part, description, **options)[
+                ..., rows * (top - y) :, columns * (left - x) :
+            ]
             target = sr[
                 ..., rows * top : rows * (top + tile), columns * left : columns * (left + tile)
             ]

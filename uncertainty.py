@@ -1,0 +1,124 @@
+"""How far off each pixel may be: train and calibrate the error head of a network.
+
+    python uncertainty.py runs/mine/best.pt --data DIR --out weights/mine.pt
+
+The head learns the expected absolute error of each pixel from the features of the network, which
+stays as it is. On the validation subjects it is then scaled so that nine pixels in ten lie within
+2.3 times that error.
+"""
+
+import argparse
+import math
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import modules
+from checkpoints import load_checkpoint, save_checkpoint
+from dataset import DATA_OPTIONS, add_data_arguments, load_parts, training_batch
+from degradation import NAMED, crop_to_scale, degrade
+from utils import Parser, UsageError, int_between, pick_device, run_main
+
+INTERVAL = math.log(10)  # of a Laplace distribution 90 % lie within 2.3 times its mean deviation
+BINS = 24
+# Validation slices take turns through these; they are the cases that the head is held to.
+CASES = (*NAMED, "blur-2", "rician-2")
+
+
+def expected_error(spread: torch.Tensor, calibration: dict) -> torch.Tensor:
+    """The calibrated expected absolute error of what the head says, in units of white.
+
+    90 % of pixels are within INTERVAL times it. calibration: `edges` (BINS) of the head's spread,
+    as logarithms, and `factors` (BINS) to multiply it by, linear in between.
+    """
+    size = np.log(spread.detach().cpu().numpy())
+    factors = np.interp(size, calibration["edges"], calibration["factors"]).astype(np.float32)
+    return spread * torch.from_numpy(factors).to(spread.device)
+
+
+def learn_spread(network, slices, iterations: int, device, seed: int = 0, batch_size: int = 4):
+    """Train the error head by the likelihood of a Laplace distribution, all else unchanged."""
+    network.requires_grad_(False)
+    network.spread.requires_grad_(True)
+    optimiser = torch.optim.Adam(network.spread.parameters(), 3e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, iterations)
+    for iteration in (bar := tqdm(range(iterations), desc="error head", unit="step")):
+        batch = training_batch(
+            slices, iteration, seed=seed + 1, batch_size=batch_size, patch=48, device=str(device),
+            degradation="wide" if network.told else "mixed", scale=network.scale,
+        )  # fmt: skip
+        found = network.describe(batch.view) if network.told else None
+        sr, spread = network(batch.lr, found, spread=True).split(1, 1)
+        error = (sr.detach().clamp(0, 1) - batch.hr).abs()
+        loss = (error / spread + spread.log()).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        if iteration % 20 == 0:
+            bar.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
+
+
+@torch.inference_mode()
+def calibrate(network, slices, device) -> dict:
+    """Factors that make the intervals right on these slices (split conformal, in bins of spread).
+
+    Angelopoulos and Bates, "A gentle introduction to conformal prediction", 2021, sec. 2.3: the
+    quantile of the scores of people that were not trained on, for each size of what was predicted.
+    """
+    errors, spreads = [], []
+    for i in tqdm(range(len(slices)), desc="calibrating", unit="slice"):
+        hr = torch.from_numpy(np.array(slices[i])).to(device).float()[None, None] / 255
+        hr = crop_to_scale(hr, network.scale)
+        case = CASES[i % len(CASES)] if 1 not in network.scale else "slab-1"
+        sr, spread = network(degrade(hr, case, network.scale, seed=i), spread=True).split(1, 1)
+        error = (sr.clamp(0, 1) - hr).abs()
+        inside = hr > 0.05  # an empty background would make intervals look right
+        errors.append(error[inside].cpu())
+        spreads.append(spread[inside].cpu())
+    error, spread = torch.cat(errors).numpy(), torch.cat(spreads).numpy()
+    order = np.argsort(spread)
+    edges, factors = [], []
+    for part in np.array_split(order, BINS):
+        edges.append(float(np.log(spread[part]).mean()))
+        score = error[part] / spread[part]
+        level = min(1.0, 0.9 * (1 + 1 / len(part)))
+        factors.append(float(np.quantile(score, level)) / INTERVAL)
+    return {"edges": edges, "factors": factors}
+
+
+def main(argv=None):
+    parser = Parser(__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
+    add("checkpoint", help="weights of a network whose error is to be learned")
+    add("--data", help="folder of pictures or volumes, as for train.py; default: data/ds002748")
+    add("--out", required=True, metavar="FILE", help="weights with the head, to be written")
+    add("--iterations", type=int_between(1), default=3000, help="steps of 4 patches (default 3000)")
+    add("--device", default="auto", help="auto, cpu, cuda, mps")
+    add("--threads", type=int_between(0, 1024), default=0, help="CPU threads; 0: PyTorch's choice")
+    add_data_arguments(add)
+    args = parser.parse_args(argv)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = pick_device(args.device)
+    checkpoint = load_checkpoint(args.checkpoint)
+    if checkpoint["arch"].get("name") != "deep":
+        raise UsageError(f"{args.checkpoint}: only the default network has an error head")
+    parts, _ = load_parts(**{name: getattr(args, name) for name in DATA_OPTIONS})
+    given = modules.load_network(checkpoint, args.checkpoint)
+    arch = {**checkpoint["arch"], "spread": True}
+    network = modules.build(arch, given.scale)
+    modules.adopt_weights(network, checkpoint)
+    network = network.to(device).eval()
+    learn_spread(network, parts["train"], args.iterations, device, args.seed)
+    calibration = calibrate(network, parts["val"], device)
+    model = {k: v.cpu() for k, v in network.state_dict().items()}
+    checkpoint |= {"arch": arch, "model": model, "calibration": calibration}
+    save_checkpoint(args.out, checkpoint)
+    print(f"written: {args.out}")
+
+
+if __name__ == "__main__":
+    run_main(main)
