@@ -398,7 +398,7 @@ def training_sample(pixels, rng, patch, degradation, scale, augment) -> tuple[np
     gain = 1.0
     if augment:
         # Mostly upright, as most pictures are.
-        upside_down, mirrored, turned = rng.random(3) < (0.25, 0.5, 0.25)
+        upside_down, mirrored, turned = rng.random(3) < (0.12, 0.5, 0.12)
         pixels = pixels[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
         pixels = pixels.T if turned and rows == columns else pixels
         top, left = (
@@ -408,7 +408,7 @@ def training_sample(pixels, rng, patch, degradation, scale, augment) -> tuple[np
         gain = rng.uniform(0.7, 1)
     pixels = crop_to_scale(pixels, scale)
     levels = np.arange(256, dtype=np.float32) / 255
-    if augment and degradation == "wide" and rng.random() < 0.35:
+    if augment and degradation == "wide" and rng.random() < 0.25:
         levels = random_contrast(rng)
     hr = torch.from_numpy((levels * np.float32(gain))[pixels])[None, None]
     way = draw_degradation(degradation, rng, scale)

@@ -238,7 +238,7 @@ def draw_degradation(name: str, rng: np.random.Generator, scale: Scale) -> Degra
     if name != "wide":
         return parse_degradation(name)
     way = draw_point_spread(rng) if 1 not in scale else draw_slice_profile(rng)
-    if rng.random() < (0.25 if way.kernel in NAMED else 0.4):
+    if rng.random() < (0.2 if way.kernel in NAMED else 0.4):
         noise = 10 ** rng.uniform(-2.7, -0.95)  # 0.2 to 11 %
         way = replace(way, noise=noise, rician=bool(rng.random() < 0.6))
     if rng.random() < 0.15:
@@ -248,7 +248,7 @@ def draw_degradation(name: str, rng: np.random.Generator, scale: Scale) -> Degra
 
 def draw_point_spread(rng: np.random.Generator) -> Degradation:
     """In the plane: a named one, another of Pillow's, a Gaussian (round or oval), zero filling."""
-    kind = rng.choice(4, p=(0.46, 0.08, 0.3, 0.16))
+    kind = rng.choice(4, p=(0.56, 0.07, 0.25, 0.12))
     if kind == 0:
         return Degradation(rng.choice(NAMED, p=MIXED))
     if kind == 1:
