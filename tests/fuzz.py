@@ -62,6 +62,27 @@ def pictures(*variants) -> list[bytes]:
     return found
 
 
+def deep_pngs() -> list[bytes]:
+    """16 bits in several channels, which no library writes."""
+    from test_formats import png16, with_alpha
+
+    deep = slice_of_noise().astype(np.uint16) * 200
+    return [png16(with_alpha(deep, channels)) for channels in (2, 3, 4)]
+
+
+def rare_tiffs() -> list[bytes]:
+    """Types that Pillow does not know."""
+    import tifffile
+
+    found = []
+    for dtype, options in (("f8", {"compression": "zlib"}), ("f2", {}), ("i2", {"tile": (16, 16)})):
+        buffer = io.BytesIO()
+        shown = "miniswhite" if dtype == "i2" else "minisblack"
+        tifffile.imwrite(buffer, slice_of_noise().astype(dtype), photometric=shown, **options)
+        found.append(buffer.getvalue())
+    return found
+
+
 def volumes() -> list[bytes]:
     import nibabel as nib
 
@@ -74,10 +95,20 @@ def volumes() -> list[bytes]:
     return found
 
 
+def dataset_of(**attributes):
+    from pydicom.dataset import Dataset
+
+    made = Dataset()
+    for name, value in attributes.items():
+        setattr(made, name, value)
+    return made
+
+
 def dicoms() -> list[bytes]:
     import pydicom
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import (
+        DeflatedExplicitVRLittleEndian,
         ExplicitVRLittleEndian,
         ImplicitVRLittleEndian,
         MRImageStorage,
@@ -85,7 +116,8 @@ def dicoms() -> list[bytes]:
     )
 
     found = []
-    for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless):
+    syntaxes = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless)
+    for syntax in (*syntaxes, DeflatedExplicitVRLittleEndian):
         for count in (1, 3):
             meta = FileMetaDataset()
             meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = MRImageStorage, "1.2.3"
@@ -102,6 +134,10 @@ def dicoms() -> list[bytes]:
             ds.PixelData = np.stack([slice_of_noise().astype(np.uint16)] * count).tobytes()
             if syntax == RLELossless:
                 ds.compress(syntax, generate_instance_uid=False)
+            if count > 1:
+                positions = (dataset_of(ImagePositionPatient=[0, 1, 2 * z]) for z in range(count))
+                items = [dataset_of(PlanePositionSequence=[position]) for position in positions]
+                ds.PerFrameFunctionalGroupsSequence = items
             buffer = io.BytesIO()
             pydicom.dcmwrite(buffer, ds)
             found.append(buffer.getvalue())
@@ -225,9 +261,9 @@ TIFF += [
 
 # ending: (valid files, the function that reads it, a mutation below the packing)
 FORMATS = {
-    "png": (lambda: pictures(*PNG), formats.read_picture, mutate_inside_png),
+    "png": (lambda: pictures(*PNG) + deep_pngs(), formats.read_picture, mutate_inside_png),
     "jpeg": (lambda: pictures(*JPEG), formats.read_picture, None),
-    "tiff": (lambda: pictures(*TIFF), formats.read_picture, None),
+    "tiff": (lambda: pictures(*TIFF) + rare_tiffs(), formats.read_picture, None),
     "nii.gz": (volumes, read_scan, mutate_inside_gzip),
     "dcm": (dicoms, read_dicom, None),
     "pt": (checkpoint_files, read_checkpoint, mutate_inside_zip),
