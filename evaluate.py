@@ -179,7 +179,7 @@ def stack_of(path: Path, plane: str, limits=None):
         return read_picture(path).pixels[None], None
     volume = read_scan(path)
     values = slices_of(to_ras(volume.intensities(), volume.affine), plane)
-    low, high = limits or intensity_range(values, clipped=True)
+    low, high = limits or intensity_range(values)
     return np.clip((values - low) / (high - low), 0, 1).astype(np.float32), (low, high)
 
 
@@ -236,8 +236,7 @@ def score_volumes(args, networks, scale, device):
         if volume.sizes[2] > 1.6 * min(volume.sizes):
             raise DataError(f"{scan.path}: its slices are thick themselves: nothing to score with")
         values = to_ras(volume.intensities(), volume.affine)
-        low, high = intensity_range(values, clipped=True)
-        hr = np.clip((values - low) / (high - low), 0, 1).astype(np.float32)
+        hr = volumes.normalised(values)
         for name, found in rows.items():
             scores = volumes.volume_scores(networks, hr, name, scale, args.told, device, i)
             for label, row in scores.items():
@@ -297,7 +296,8 @@ def main(argv=None):
     rows = {}
     if through:
         rows, subjects = score_volumes(args, networks, scale, device)
-        what = f"{len(set(subjects))} subjects, {len(subjects)} whole volumes"
+        people, n = len(set(subjects)), len(subjects)
+        what = f"{people} subject{'s' * (people != 1)}, {n} whole volume{'s' * (n != 1)}"
     elif args.pairs:
         slices = load_pairs(args, scale)
         what, args.split = slices.counts(), "pairs"

@@ -28,6 +28,15 @@ def batches_of(stack: np.ndarray, pixels: int = 2**15):
         yield torch.from_numpy(np.ascontiguousarray(stack[start : start + n]))[:, None]
 
 
+def normalised(values: np.ndarray) -> np.ndarray:
+    """The intensities of a scan in [0, 1], as `dataset.volume_slices` has them."""
+    if values.min() < 0:
+        values = np.maximum(values - min(0, np.percentile(values, 0.1)), 0)
+    bright = values[values > values.mean()]
+    high = np.percentile(bright, 99.8) if bright.size else 1
+    return np.clip(values / high, 0, 1).astype(np.float32)
+
+
 def make_thick(volume: np.ndarray, degradation, factor: int, seed: int = 0) -> np.ndarray:
     """A volume (X, Y, Z) in [0, 1] as a scan of slices `factor` times as thick would show it."""
     volume = volume[..., : volume.shape[2] // factor * factor]

@@ -28,17 +28,28 @@ POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals or li
 
 
 @pytest.fixture(scope="session")
-def command(adni, tmp_path_factory):
-    """Arguments of a run of a second: 27 training slices, 7 steps an epoch."""
+def small(adni, tmp_path_factory) -> Path:
+    """The same people, slices of 32x32."""
+    root = tmp_path_factory.mktemp("small")
+    for path in adni.rglob("*.png"):
+        place = root / path.relative_to(adni)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(path).crop((30, 40, 62, 72)).save(place)
+    return root
+
+
+@pytest.fixture(scope="session")
+def command(small, tmp_path_factory):
+    """Arguments of a run of half a second: 21 training slices, 6 steps an epoch."""
     cache = tmp_path_factory.mktemp("cache")
     words = "--batch-size 4 --patch-size 6 --channels 8 --blocks 2 --device cpu --ema 0.9"
-    return ["--data", str(adni), "--cache", str(cache), *words.split()]
+    return ["--data", str(small), "--cache", str(cache), *words.split()]
 
 
 @pytest.fixture
 def no_figures(monkeypatch):
     """Figures take most of the time of such a short run, which is validated 20 times here."""
-    monkeypatch.setattr(train, "loss_figure", lambda *a, **k: None)
+    monkeypatch.setattr(train, "plot", lambda *a: None)
     monkeypatch.setattr(train, "examples_figure", lambda *a, **k: None)
     monkeypatch.setattr(train, "CHECK_EVERY", (1, 1000))
 
@@ -79,10 +90,10 @@ def assert_same_run(a, b):
 def finished(adni, tmp_path_factory):
     """(run folder, what was printed) of `python train.py`, long enough to beat bicubic."""
     folder = tmp_path_factory.mktemp("train")
-    words = "--iterations 120 --patch-size 16 --channels 16 --blocks 4 --device cpu --run a/run"
+    words = "--iterations 120 --patch-size 12 --channels 12 --blocks 4 --device cpu --run a/run"
     done = subprocess.run(
         [sys.executable, str(ROOT / "train.py"), "--data", str(adni), *words.split()],
-        cwd=folder, capture_output=True, text=True, timeout=120,
+        cwd=folder, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return folder / "a" / "run", done.stdout
@@ -151,8 +162,8 @@ def test_the_next_command_is_printed(finished):
     assert (run / "best.pt").is_file()
 
 
-def test_dry_run_without_data_uses_the_slices_of_the_clone(no_figures, capsys, adni, monkeypatch):
-    monkeypatch.setattr(dataset, "OWN_DATA", adni)
+def test_dry_run_without_data_uses_the_slices_of_the_clone(no_figures, capsys, small, monkeypatch):
+    monkeypatch.setattr(dataset, "OWN_DATA", small)
     assert train.main(["--dry-run", "--device", "cpu"]) == 0
     assert "train:      2 subjects, 2 slices" in capsys.readouterr().out
     (run,) = (p for p in Path("runs").iterdir() if p.name != "cache")
@@ -287,7 +298,7 @@ def test_resuming_a_finished_run_makes_its_results_again(command, no_figures):
     assert_same_run("a", "b")
 
 
-def test_what_makes_resuming_wrong_is_refused_by_name(command, no_figures, adni):
+def test_what_makes_resuming_wrong_is_refused_by_name(command, no_figures):
     train.main([*command, "--iterations", "4", "--run", "a"])
     before = {p.name: p.read_bytes() for p in Path("a").iterdir()}
     with pytest.raises(UsageError, match=r"^--seed, --lr cannot change"):
@@ -303,8 +314,8 @@ def test_what_makes_resuming_wrong_is_refused_by_name(command, no_figures, adni)
     assert before == {p.name: p.read_bytes() for p in Path("a").iterdir()}
 
 
-def test_data_may_move_but_not_change(command, no_figures, adni):
-    shutil.copytree(adni, "data")
+def test_data_may_move_but_not_change(command, no_figures, small):
+    shutil.copytree(small, "data")
     train.main([*command, "--data", "data", "--iterations", "4", "--run", "a"])
     os.rename("data", "moved")
     for path in Path("moved").rglob("*.png"):
@@ -396,7 +407,7 @@ sys.path.insert(0, {root!r})
 import dataset, train, utils
 train.SAVE_EVERY = 3
 train.CHECK_EVERY = 1, 1000
-train.loss_figure = train.examples_figure = lambda *a, **k: None
+train.plot = train.examples_figure = lambda *a, **k: None
 {bad}
 utils.run_main(lambda: train.main(sys.argv[1:]))
 """
@@ -434,21 +445,15 @@ def start(arguments, bad=""):
 
 @POSIX
 def test_killed_while_writing_files_nothing_is_torn(command, no_figures):
-    """Each run is killed with half a file written; each resume goes on from what was whole."""
+    """A run is killed with half a file written; it goes on from what was whole."""
     command = [*command, "--iterations", "30"]
     assert train.main([*command, "--run", "whole"]) == 0
-    arguments, done = [*command, "--run", "run"], 0
-    for when in (9, 14):
-        process = start(arguments, KILLED_WHILE_WRITING.format(when=when))
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == -signal.SIGKILL, errors
-        last = load_checkpoint("run/last.pt")
-        assert last["iteration"] > done
-        done = last["iteration"]
-        if Path("run/best.pt").exists():
-            modules.load_network(load_checkpoint("run/best.pt"))
-        arguments = ["--resume", "run"]
-    assert train.main(arguments) == 0
+    process = start([*command, "--run", "run"], KILLED_WHILE_WRITING.format(when=14))
+    _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors
+    assert 0 < load_checkpoint("run/last.pt")["iteration"] < 30
+    modules.load_network(load_checkpoint("run/best.pt"))
+    assert train.main(["--resume", "run"]) == 0
     assert_same_run("whole", "run")
     assert not list(Path("run").glob(".*"))  # what the kills left half written is gone
 
@@ -457,13 +462,12 @@ def test_killed_while_writing_files_nothing_is_torn(command, no_figures):
 def test_a_second_ctrl_c_stops_at_once(command):
     process = start([*command, "--iterations", "30", "--run", "run"], ENDLESS_STEP)
     assert any("in the step" in line for line in process.stdout)
-    began = time.monotonic()
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     assert process.poll() is None  # it wants to finish its step
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
-    assert process.returncode == 130 and time.monotonic() - began < 30
+    process.communicate()
+    assert process.returncode == 130
     assert load_checkpoint("run/last.pt")["iteration"] in (3, 4)
 
 
@@ -548,7 +552,7 @@ def test_constant_slices_make_no_nan(value, request):
     Path("data").mkdir()
     for n in range(5):
         Image.new("L", (40, 36), value).save(f"data/p{n}_1.png")
-    words = "--data data --iterations 3 --batch-size 2 --patch-size 4 --channels 4 --blocks 1"
+    words = "--data data --each-file-a-subject --iterations 3 --batch-size 2 --patch-size 4 --channels 4 --blocks 1"
     assert train.main([*words.split(), "--run", "run"]) == 0
     text = Path("run/metrics.json").read_text() + Path("run/log.csv").read_text()
     assert "nan" not in text.lower() and "inf" not in text.lower()
