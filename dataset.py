@@ -23,7 +23,7 @@ from tqdm import tqdm
 from degradation import Scale, crop_to_scale, degrade, draw_degradation, random_contrast
 from description import describe_degradation
 from dicom import read_scan
-from formats import PLANES, kind_of, suffix
+from formats import PICTURES, PLANES, kind_of, suffix
 from pictures import read_picture
 from subjects import Scan, find_scans, split_subjects, training_scans  # noqa: F401
 from utils import DataError, atomic_write, int_between, warn
@@ -80,9 +80,14 @@ def load_parts(
     if axis not in AXES:
         raise DataError(f"axis {axis}: not one of {', '.join(AXES)}")
     root = Path(OWN_DATA if data is None else data)
-    scans, doubt = training_scans(root, subjects, each_file_a_subject)
+    say = (lambda message: None) if quiet else warn
+    scans, doubt = training_scans(root, subjects, each_file_a_subject, say)
     if split and doubt:
         raise DataError(doubt)
+    if axis == "through":
+        scans = [scan for scan in scans if scan.files or suffix(scan.path) not in PICTURES]
+        if not scans:
+            raise DataError(f"{root}: holds pictures only; through-plane training needs volumes")
     part_of = split_subjects(scans, seed) if split else {}
     every, key, bad = load_slices(
         scans, cache, root=root, axis=axis, count=slices, workers=workers, quiet=quiet
@@ -146,8 +151,6 @@ def scan_slices(scan: Scan, axis: str, count: int) -> list[tuple[int, np.ndarray
     path = scan.path
     if scan.files or kind_of(path) in ("volume", "dicom"):
         return volume_slices(path, axis, count, scan.files, scan.series)
-    if axis == "through":
-        raise DataError(f"{path}: is a picture; only volumes have slices across others")
     pixels = read_picture(path).pixels
     if min(pixels.shape) < SMALLEST:
         raise DataError(f"{path}: {pixels.shape[1]}x{pixels.shape[0]} is too small to train on")
@@ -175,7 +178,7 @@ def volume_slices(path, axis="axial", count=0, files=(), series="", *, size=None
     bright = data[data > data.mean()]
     if not bright.size:
         raise DataError(f"{path}: is the same everywhere")
-    data = data / np.percentile(bright, 99.8)
+    data /= np.float32(np.percentile(bright, 99.8))
     foreground, found = data > 0.1, []
     for plane in AXES[axis]:
         slices, filled = (volume.slices(array, plane) for array in (data, foreground))

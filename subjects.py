@@ -5,6 +5,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -20,23 +21,25 @@ SPLITS |= dict.fromkeys(("test", "testing"), "test")
 # --- names ----------------------------------------------------------------------------------------
 
 # Ids of people in BIDS, ADNI, OASIS-1 to -4, IXI, HCP-Aging and -Development, BraTS, TCGA, UK
-# Biobank, ABCD, UPenn, UCSF, PPMI and AIBL: certain wherever they stand in a path.
+# Biobank, ABCD, UPenn, UCSF, PPMI and AIBL: certain wherever they stand, also behind the letters
+# that SPM puts before the names of what it made (mwp1sub-01).
+START = r"(?<![A-Za-z0-9])(?:[smwrcp]{1,4}[1-3]?)?"
 KNOWN = re.compile(
-    r"(?<![A-Za-z0-9])(sub-[A-Za-z0-9]+|\d{3}_S_\d{4,5}|OAS[12]_\d{4}|OAS[34]\d{4}|IXI\d{3}"
-    r"|HC[AD]\d{7}|BraTS-[A-Za-z]+-\d{5}|BraTS2021_\d{5}|BraTS20_(?:Training|Validation)_\d{3}"
-    r"|BraTS1[789](?:_[A-Za-z0-9]+){2}_\d+|BRATS_\d{3}|TCGA[-_][A-Z0-9]{2}[-_][A-Z0-9]{4}"
-    r"|\d{7}(?=_\d{5}_[23]_0)|NDAR_?INV[A-Z0-9]{8}|UPENN-GBM-\d{5}|UCSF-PDGM-\d{4}|(?:PPMI|AIBL)[_/]\d+)(?![0-9])",
+    START + r"(sub-[A-Za-z0-9]+|\d{3}_S_\d{4,5}|OAS[12]_\d{4}|OAS[34]\d{4}|IXI\d{3}|HC[AD]\d{7}"
+    r"|BraTS-[A-Za-z]+-\d{5}|BraTS2021_\d{5}|BraTS20_(?:Training|Validation)_\d{3}|BRATS_\d{3}"
+    r"|BraTS1[789](?:_[A-Za-z0-9]+){2}_\d+|TCGA[-_][A-Z0-9]{2}[-_][A-Z0-9]{4}|UPENN-GBM-\d{5}"
+    r"|UCSF-PDGM-\d{4}|\d{7}(?=_\d{5}_[23]_0)|NDAR_?INV[A-Z0-9]{8}|(?:PPMI|AIBL)_\d+)(?![0-9])",
     re.I,
 )
 PERSON = re.compile(
-    r"(?<![A-Za-z0-9])(?:sub|subj|subject|patient|pat|pt|participant|person|volunteer|donor|case|p)"
-    r"[-_ .#]*\d+[a-z]?(?![A-Za-z0-9])",
+    START + "((?:sub|subj|subject|patient|pat|pt|participant|person|volunteer|donor|case|p)"
+    r"[-_ .#]*\d+[a-z]?)(?![A-Za-z0-9])",
     re.I,
 )
 # Words that say which picture it is, not whose: with a number of their own, and without.
 NUMBERED = (
-    "slice|slc|sl|img|im|image|frame|fr|z|scan|visit|vis|ses|sess|session|run|rep|echo|te|tr|ti|pos"
-    "|series|ser|study|stud|acq|acquisition|time|timepoint|tp|month|year|week|day|m|y|w|d|v|e|mr"
+    "slice|slc|sl|img|im|image|frame|fr|scan|visit|vis|ses|sess|session|run|rep|echo|te|tr|ti|pos"
+    "|series|ser|study|stud|acq|acquisition|time|timepoint|tp|month|year|week|day|mr"
     "|mpr|vol|volume|file|pic|picture|photo|page|view|stack|layer|level|index|idx|export|crop|aug"
 )
 PLAIN = (
@@ -44,13 +47,14 @@ PLAIN = (
     r"|spgr|fspgr|irspgr|tse|fse|gre|flash|space|bravo|cube|vibe|mri|ct|brain|brainmask|head|skull"
     r"|stripped|orig|rawavg|raw|nu|norm|anat|anatomical|func|structural|struct|axial|ax|tra|trans"
     r"|coronal|cor|sagittal|sag|[1-9]t|1[.]5t|bias|corrected|corr|reg|registered|mni|mni152|warped"
-    r"|native|resampled|iso|\d+mm|pre|post|gd|contrast|baseline|bl|followup|fu|left|right|lh|rh|mag"
+    r"|native|resampled|iso|\d+mm|pre|post|gd|contrast|baseline|bl|followup|fu|left|right|lh|rh|l|r|mag"
     r"|phase|real|imag|mean|avg|average|dicom|dcm|nifti|nii|png|jpe?g|data|images|slices|scans"
     r"|volumes|pictures|defaced|desc|preproc|acpc|dc|restore|masked|conformed|imagests|imagestr"
     r"|(?:19|20)\d{6}|(?:19|20)\d\d-\d\d-\d\d(?:_\d\d_\d\d_\d\d)?"
 )
 SLICE = re.compile(r"(?<![A-Za-z0-9])(?:slice|slc|sl|img|im|image|frame|fr|z)[-_ .#]*\d+", re.I)
-WORDS = rf"(?<![A-Za-z0-9])(?:(?:{NUMBERED})(?:[-_ .#]*\d+)?|{PLAIN})(?![A-Za-z0-9])"
+WORDS = rf"(?:{NUMBERED})(?:[-_ .#]*\d+)?|[zmywdve]\d{{1,3}}|{PLAIN}"
+WORDS = rf"(?<![A-Za-z0-9])(?:{WORDS})(?![A-Za-z0-9])"
 DESCRIPTION = re.compile(WORDS, re.I)
 PLACES = "site|center|centre|batch|group|class|fold|cohort|stage|grade|disc|disk|set|dataset|part"
 FOLDER_DESCRIPTION = re.compile(
@@ -72,6 +76,10 @@ LESION = re.compile(r"(?<![A-Za-z])(?:lesions?|rois?)(?![A-Za-z])", re.I)  # a f
 TABLE_SUBJECT = ("subject", "subject_id", "subject id", "participant_id", "ptid", "patient")
 
 
+has_digit = re.compile(r"\d").search
+
+
+@lru_cache(maxsize=2**16)
 def own_words(text: str, picture: bool, words=DESCRIPTION) -> str:
     """What is left of a name without sequence, plane, visit, session, run, echo, slice: an id.
 
@@ -96,10 +104,6 @@ def unnumbered(text: str) -> str:
     return re.sub(r"[-_ .#]*\d+$", "", text)
 
 
-def has_digit(text: str) -> bool:
-    return any(c.isdigit() for c in text)
-
-
 @dataclass(frozen=True)
 class Name:
     """What decides whose a file is: its folders from the top, its name without ending ('' for a
@@ -113,11 +117,12 @@ class Name:
 
 def certain(name: Name) -> str:
     """The id of a person that the path or the DICOM file says for certain; '' if there is none."""
-    for part in (name.name, *reversed(name.folders), "/".join((*name.folders, name.name))):
+    for part in (name.name, *reversed(name.folders)):
         known = KNOWN.search(part)
         if known:
-            return known.group(1).replace("/", "_")
-    return name.patient
+            return known.group(1)
+    path = re.search(r"(?<![^/])(PPMI|AIBL)/(\d+)(?=/|$)", "/".join(name.folders), re.I)
+    return "_".join(path.groups()) if path else name.patient
 
 
 def folder_keys(names: list[Name]) -> list[str]:
@@ -161,9 +166,9 @@ def whose(names: list[Name]) -> tuple[list[str], str]:
         folder = next((p for f in names[i].folders if (p := PERSON.search(f))), None)
         name = PERSON.search(names[i].name)
         if folder and name:
-            inside[folder.group()].add(re.sub(r"\D", "", name.group()).lstrip("0"))
+            inside[folder.group(1)].add(re.sub(r"\D", "", name.group(1)).lstrip("0"))
         if folder or name:
-            subjects[i] = (folder or name).group()
+            subjects[i] = (folder or name).group(1)
         else:
             generic.append(i)
     words = {i: own_words(names[i].name, names[i].picture) for i in generic}
@@ -241,10 +246,7 @@ class Scan:
 
 
 def find_scans(root) -> list[Scan]:
-    """All pictures, volumes and DICOM series below a folder, in natural order.
-
-    Raises DataError if there are none.
-    """
+    """All pictures, volumes and DICOM series below a folder, in natural order; DataError if none."""
     return subjects_of(*files_below(Path(root)))[0]
 
 
@@ -261,10 +263,10 @@ def files_below(root: Path) -> tuple[list[Scan], list[Name]]:
 
     for folder, folders, files in os.walk(root, followlinks=True, onerror=leave_out):
         real = os.path.realpath(folder)
-        inner = sorted((f for f in folders if f[0] != "."), key=natural)
-        folders[:] = [] if real in seen else inner
         if real in seen:  # a link to a folder that was read already
+            folders.clear()
             continue
+        folders[:] = sorted((f for f in folders if f[0] != "."), key=natural)
         seen.add(real)
         parts = Path(folder).relative_to(root).parts
         split = next((SPLITS[p.lower()] for p in parts if p.lower() in SPLITS), "")
@@ -312,11 +314,12 @@ def subjects_of(scans: list[Scan], names: list[Name]) -> tuple[list[Scan], str]:
     return found, doubt
 
 
-def training_scans(root, subjects=None, each_file: bool = False) -> tuple[list[Scan], str]:
+def training_scans(root, subjects=None, each_file=False, say=warn) -> tuple[list[Scan], str]:
     """The scans to train on, with their subjects, and '' or why these are in doubt.
 
     Masks, segmentations, derivatives, BOLD and diffusion series are left out, which is said.
-    subjects: a table of file or scan id and subject. each_file: every file is a subject.
+    subjects: a table of file or scan id and subject. each_file: every file is a subject. say: what
+    is called with warnings.
     """
     root = Path(root)
     scans, names = files_below(root)
@@ -324,7 +327,7 @@ def training_scans(root, subjects=None, each_file: bool = False) -> tuple[list[S
     if left:
         example = next(scan.path for scan in scans if scan.kind)
         words = ", ".join(f"{n} {kind}" for kind, n in left.items())
-        warn(f"left out by their names: {words} (such as {example})")
+        say(f"left out by their names: {words} (such as {example})")
         kept = [i for i, scan in enumerate(scans) if not scan.kind]
         scans, names = [scans[i] for i in kept], [names[i] for i in kept]
         if not scans:
@@ -343,7 +346,7 @@ def training_scans(root, subjects=None, each_file: bool = False) -> tuple[list[S
         ids = (s.subject for s, name in zip(scans, names) if name.picture)
         example = next((s for s in ids if re.fullmatch(r"I?\d{5,7}", s)), "")
         if example and not doubt:
-            warn(
+            say(
                 f"{root}: each id such as {example} counts as a person; ADNI's are of scans: two "
                 "visits of one person may be split: --subjects FILE says who is who"
             )
@@ -429,7 +432,7 @@ def split_subjects(scans: list[Scan], seed: int, validate: float = 0.1, test: fl
     wanted = {"val": validate, "test": test}
     wanted = {k: share for k, share in wanted.items() if share and k not in split.values()}
     left = list(split.values()).count("train")
-    if left <= len(wanted):
+    if left <= len(wanted) and (wanted or validate):
         raise DataError(
             f"{where}: {left} subject(s){'' if 'test' in wanted else ' outside test'} are too few: "
             f"{len(wanted) + 1} are needed, for {' and '.join(('train', *wanted))}"

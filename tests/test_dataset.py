@@ -204,10 +204,12 @@ def test_through_plane_slices_run_across_the_axial_ones(tmp_path):
     ("sizes", "words"), [((0.9, 0.9, 2), "2 mm apart"), ((0.5, 0.5, 1.2), "1.2 mm apart")]
 )
 def test_thick_volumes_and_pictures_teach_no_thinner_slices(tmp_path, sizes, words, capsys):
-    Image.fromarray(grey(20, 20)).save(tmp_path / "p9_1.png")
-    volume_of((20, 20, 20), sizes, tmp_path / "p1.nii")
+    for n in range(3):
+        volume_of((20, 20, 20), sizes, tmp_path / f"p{n}.nii")
     with pytest.raises(DataError, match="no slice could be read"):
-        load_slices(find_scans(tmp_path), "cache", axis="through")
+        dataset.load_parts(data=tmp_path, axis="through")
     told = capsys.readouterr().err
-    assert words in told and "p1.nii" in told and "p9_1.png: is a picture" in told
-    assert len(load_slices(find_scans(tmp_path), "cache")[0]) > 1
+    assert words in told and "p1.nii" in told
+    assert len(load_slices(find_scans(tmp_path), "cache")[0]) > 3
+    with pytest.raises(DataError, match="needs volumes"):
+        dataset.load_parts(axis="through")
