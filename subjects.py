@@ -246,7 +246,7 @@ class Scan:
 
 
 def find_scans(root) -> list[Scan]:
-    """All pictures, volumes and DICOM series below a folder, in natural order; DataError if none."""
+    """All pictures, volumes and DICOM series below a folder, in natural order. DataError: none."""
     return subjects_of(*files_below(Path(root)))[0]
 
 
