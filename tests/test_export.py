@@ -1,0 +1,49 @@
+"""ONNX files: what ONNX Runtime computes with them is what PyTorch computes."""
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+import export
+import modules
+import upscaling
+from checkpoints import save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """(network, ONNX Runtime session) of a small network that is told its degradation."""
+    folder = tmp_path_factory.mktemp("export")
+    arch = {"name": "deep", "channels": 8, "blocks": 2, "half": 1, "told": True}
+    torch.manual_seed(0)
+    network = modules.build(arch, (3, 2))
+    for p in network.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    save_checkpoint(folder / "a.pt", {
+        "model": network.state_dict(), "arch": arch, "scale": [3, 2], "degradation": "mixed",
+        "trained_on": "nothing", "metrics": {},
+    })  # fmt: skip
+    export.main([str(folder / "a.pt"), str(folder / "a.onnx")])
+    return network.eval(), onnxruntime.InferenceSession(str(folder / "a.onnx"))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 13, 17), (3, 1, 8, 5), (2, 1, 31, 64), (1, 1, 1, 1)])
+def test_results_are_pytorchs_at_any_size(exported, shape):
+    network, session = exported
+    lr = torch.rand(*shape)
+    description = network.describe(lr).mean(0, keepdim=True)
+    wanted = upscaling.upscale(network, lr, description).numpy()
+    found = session.run(None, {"lr": lr.numpy()})[0]
+    np.testing.assert_allclose(found, wanted, atol=1e-4, rtol=0)
+
+
+def test_the_file_says_what_it_is(exported):
+    about = exported[1].get_modelmeta().custom_metadata_map
+    assert about["scale"] == "3x2" and about["degradation"] == "mixed"
+    assert about["licence"] == "MIT" and "not for diagnosis" in about["intended_use"]
+
+
+def test_the_name_of_the_file_is_checked(cli):
+    status, _, errors = cli(export.main, "x.pt", "x.txt")
+    assert status == 2 and "x.txt" in errors
