@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from contextlib import contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
 import torch
@@ -112,9 +113,24 @@ def atomic_write(path, mode: str = "wb"):
 # --- command line and messages --------------------------------------------------------------------
 
 
+WARNINGS = ContextVar("warnings", default=None)  # of a thread: where they are kept, too
+
+
 def warn(message: str) -> None:
     """A warning for the person at the prompt, on stderr so that it never mixes with results."""
+    if WARNINGS.get() is not None:
+        WARNINGS.get().append(one_line(message))
     tqdm.write("warning: " + one_line(message), file=sys.stderr)
+
+
+@contextmanager
+def collected_warnings():
+    """The list of the warnings that this thread gives inside."""
+    token = WARNINGS.set([])
+    try:
+        yield WARNINGS.get()
+    finally:
+        WARNINGS.reset(token)
 
 
 def note(message: str) -> None:

@@ -104,6 +104,15 @@ def tiny(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def bicubic(tmp_path_factory) -> Path:
+    """An untrained network is exactly bicubic interpolation: what is wrong is not its fault."""
+    path = tmp_path_factory.mktemp("bicubic") / "bicubic.pt"
+    arch = {"name": "deep", "channels": 2, "blocks": 0}
+    checkpoints.save_checkpoint(path, checkpoint_of(modules.build(arch), arch))
+    return path
+
+
 def checkpoint_of(network, arch) -> dict:
     return {
         "model": network.state_dict(),

@@ -1,5 +1,6 @@
 """predict.py on pictures: sizes, bit depths, names, folders, figures, simulation."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,9 @@ from PIL import Image
 
 import checkpoints
 import metrics
+import modules
 import predict
+from degradation import degrade
 from utils import DataError, UsageError
 
 
@@ -43,6 +46,12 @@ def pixels(path) -> np.ndarray:
         return np.asarray(image)
 
 
+def names(folder) -> list[str]:
+    """What lies below a folder but for folders, hidden files and sidecars."""
+    files = (p for p in folder.rglob("*") if p.is_file() and p.name[0] != ".")
+    return sorted(str(p.relative_to(folder)) for p in files if p.suffix != ".json")
+
+
 def test_a_slice_is_enlarged_not_shrunk(tmp_path, run, capsys):
     picture = save(tmp_path / "slice.png", ramp(24, 36))
     assert run("--image", picture) == 0
@@ -58,8 +67,6 @@ def test_a_slice_is_enlarged_not_shrunk(tmp_path, run, capsys):
 
 
 def test_an_untrained_network_gives_bicubic_upsampling(tmp_path):
-    import modules
-
     arch = {"name": "deep", "channels": 4, "blocks": 1}
     weights = {"model": modules.build(arch).state_dict(), "arch": arch}
     about = {"scale": 4, "degradation": "bicubic", "trained_on": "-", "metrics": {}}
@@ -111,8 +118,12 @@ def test_colour_models_that_are_really_grey(tmp_path, run, capsys):
         assert np.array_equal(results[0], results[-1]), mode
     assert "colour" not in capsys.readouterr().err
     Image.new("RGB", (8, 8), (250, 10, 10)).save(tmp_path / "red.png")
-    run("--image", tmp_path / "red.png", "--no-figure")
+    with pytest.raises(DataError, match="colour"):
+        run("--image", tmp_path / "red.png")
+    run("--image", tmp_path / "red.png", "--force")
     assert "colour" in capsys.readouterr().err
+    sidecar = json.loads((tmp_path / "red_x4.json").read_text())
+    assert ["colour" in warning for warning in sidecar["Warnings"]] == [True]
 
 
 def test_tiles_change_nothing(tmp_path, run):
@@ -124,35 +135,28 @@ def test_tiles_change_nothing(tmp_path, run):
 
 
 def test_with_a_known_degradation_the_result_agrees_with_the_picture(tmp_path, run, real_slices):
-    import dataset
-
     for name in ("bilinear", "kspace"):
-        lr = dataset.degrade(real_slices[1:2], name)
+        lr = degrade(real_slices[1:2], name)
         picture = save(tmp_path / f"{name}.png", (lr[0, 0] * 255).round())
 
         def error(*options, picture=picture, lr=lr, name=name):
             run("--image", picture, "--no-figure", *options)
             sr = torch.from_numpy(pixels(tmp_path / f"{name}_x4.png").copy())[None, None] / 255
-            again = dataset.degrade(sr, name, rounded=False)
+            again = degrade(sr, name, rounded=False)
             return float((again - lr).square().mean().sqrt())
 
         assert error("--degradation", name) < 0.5 * error()
 
 
 def test_simulation_scores_against_the_given_picture(tmp_path, run, capsys, real_slices):
-    import dataset
-
     hr = real_slices[:1]
     picture = save(tmp_path / "s.png", hr[0, 0] * 255)
     before = picture.read_bytes()
     run("--image", picture, "--simulate", "--degradation", "bilinear", "--output", tmp_path / "o")
-    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == [
-        "s_simulated_x4.png",
-        "s_simulated_x4_figure.png",
-    ]
+    assert names(tmp_path / "o") == ["s_simulated_x4.png", "s_simulated_x4_figure.png"]
     assert pixels(tmp_path / "o/s_simulated_x4.png").shape == (200, 160)
     assert picture.read_bytes() == before
-    lr = dataset.degrade(hr, "bilinear")
+    lr = degrade(hr, "bilinear")
     bicubic = torch.nn.functional.interpolate(lr, scale_factor=4, mode="bicubic")
     wanted = metrics.score(bicubic[0, 0], hr[0, 0])
     row = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("bicubic"))
@@ -167,8 +171,8 @@ def test_a_folder_keeps_names_and_sub_folders(tmp_path, run, capsys):
         save(data / name, ramp(8, 12))
     save(data / "big.png", ramp(20, 12))
     assert run("--image", data, "--output", tmp_path / "out") == 0
-    found = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*")}
-    assert found == {"a_x4.png", "big_x4.png", "sub/b_x4.png", "sub/deep/c d_x4.png"}
+    wanted = ["a_x4.png", "big_x4.png", "sub/b_x4.png", "sub/deep/c d_x4.png"]
+    assert names(tmp_path / "out") == wanted
     assert "4 upscaled" in capsys.readouterr().out
     run("--image", data / "a.png", "--output", tmp_path / "one", "--no-figure")
     assert np.array_equal(pixels(tmp_path / "one/a_x4.png"), pixels(tmp_path / "out/a_x4.png"))
@@ -178,15 +182,15 @@ def test_a_second_call_skips_what_is_finished_and_its_own_results(tmp_path, run,
     save(tmp_path / "a.png", ramp(8, 8))
     save(tmp_path / "b.png", ramp(8, 8))
     run("--image", tmp_path, "--figure")
-    names = sorted(p.name for p in tmp_path.iterdir())
-    assert len(names) == 6
+    before = names(tmp_path)
+    assert len(before) == 6
     (tmp_path / "b_x4.png").unlink()
     (tmp_path / "a_x4.png").write_bytes(b"mark")
     capsys.readouterr()
     run("--image", tmp_path)
     out = capsys.readouterr().out
     assert "1 upscaled" in out and "1 finished before" in out and "results of earlier" in out
-    assert sorted(p.name for p in tmp_path.iterdir()) == names
+    assert names(tmp_path) == before
     assert (tmp_path / "a_x4.png").read_bytes() == b"mark"
     run("--image", tmp_path, "--overwrite")
     assert pixels(tmp_path / "a_x4.png").shape == (32, 32)
@@ -202,7 +206,7 @@ def test_a_bad_file_is_named_counted_and_the_others_are_done(tmp_path, run, caps
     said = capsys.readouterr()
     assert "bad.png" in said.err and "cut.jpg" in said.err
     assert "1 upscaled" in said.out and "2 failed" in said.out
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["good_x4.png"]
+    assert names(tmp_path / "out") == ["good_x4.png"]
 
 
 def test_inputs_of_one_stem_do_not_collide(tmp_path, run):
@@ -211,12 +215,12 @@ def test_inputs_of_one_stem_do_not_collide(tmp_path, run):
     for name, top in (("a.png", 250), ("a.jpg", 100), ("a.jpg.png", 50), ("b.png", 20)):
         save(data / name, ramp(8, 8, top))
     run("--image", data, "--output", tmp_path / "o")
-    tops = {p.name: pixels(p).max() for p in (tmp_path / "o").iterdir()}
+    tops = {name: pixels(tmp_path / "o" / name).max() for name in names(tmp_path / "o")}
     assert set(tops) == {"a.png_x4.png", "a.jpg_x4.png", "a.jpg.png_x4.png", "b_x4.png"}
     assert tops["a.png_x4.png"] > 200 > tops["a.jpg_x4.png"] > 80 > tops["a.jpg.png_x4.png"]
     # One of them alone gets the same name.
     run("--image", data / "a.jpg", "--output", tmp_path / "p", "--no-figure")
-    assert [p.name for p in (tmp_path / "p").iterdir()] == ["a.jpg_x4.png"]
+    assert names(tmp_path / "p") == ["a.jpg_x4.png"]
 
 
 def test_shards_share_a_folder_without_overlap(tmp_path, run, monkeypatch):
@@ -227,12 +231,12 @@ def test_shards_share_a_folder_without_overlap(tmp_path, run, monkeypatch):
     done = []
     for i in range(3):
         run("--image", data, "--output", tmp_path / f"o{i}", "--shard", f"{i + 1}/3")
-        done += [p.name for p in (tmp_path / f"o{i}").iterdir()]
+        done += names(tmp_path / f"o{i}")
     assert sorted(done) == [f"{i}_x4.png" for i in range(7)]
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "4")
     run("--image", data, "--output", tmp_path / "r")
-    assert sorted(p.name for p in (tmp_path / "r").iterdir()) == ["1_x4.png", "5_x4.png"]
+    assert names(tmp_path / "r") == ["1_x4.png", "5_x4.png"]
 
 
 def test_nothing_is_written_outside_the_output_folder(tmp_path, run, capsys):
@@ -257,11 +261,7 @@ def test_nothing_is_written_outside_the_output_folder(tmp_path, run, capsys):
     assert (outside / "x.png").read_bytes() == before
     assert pixels(tmp_path / "o/x_x4.png").shape == (16, 16)
     assert run("--image", data, "--output", tmp_path / "p") == 0
-    assert {p.name for p in (tmp_path / "p").iterdir()} == {
-        "t..ricky._x4.png",
-        "new\nline_x4.png",
-        "link",
-    }
+    assert names(tmp_path / "p") == ["link/x_x4.png", "new\nline_x4.png", "t..ricky._x4.png"]
 
 
 def test_wrong_arguments_are_refused(tmp_path, run):

@@ -21,25 +21,14 @@ from scans import (
     save_series,
 )
 
-import checkpoints
 import dataset
 import dicom as dicom_files
 import formats
 import metrics
 import modules
 import predict
+from degradation import degrade
 from utils import DataError, UsageError
-
-
-@pytest.fixture(scope="session")
-def bicubic(tmp_path_factory):
-    """An untrained network is exactly bicubic interpolation: what is wrong is not its fault."""
-    path = tmp_path_factory.mktemp("bicubic") / "bicubic.pt"
-    arch = {"name": "deep", "channels": 2, "blocks": 0}
-    weights = {"model": modules.build(arch).state_dict(), "arch": arch}
-    about = {"scale": 4, "degradation": "mixed", "trained_on": "-", "metrics": {}}
-    checkpoints.save_checkpoint(path, {**weights, **about})
-    return path
 
 
 @pytest.fixture
@@ -219,17 +208,16 @@ def test_undershoot_does_not_change_the_type(tmp_path, run):
         run("--image", tmp_path / "a.nii.gz")
         result = nib.load(tmp_path / "a_x4.nii.gz")
         assert result.get_data_dtype() == dtype
-        assert (result.get_fdata().min() == 0) == (dtype == np.uint16)
+        assert result.get_fdata().min() == 0  # nor is anything darker than the darkest voxel
 
 
-def test_a_type_that_is_too_small_is_widened_and_said(tmp_path, run, capsys):
+def test_overshoot_is_clipped_to_the_type(tmp_path, run):
     data = np.zeros((16, 16, 4), np.uint8)
     data[4:12, 4:12] = 255
     nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / "a.nii.gz")
     run("--image", tmp_path / "a.nii.gz")
     result = nib.load(tmp_path / "a_x4.nii.gz")
-    assert result.get_data_dtype() == np.int16 and 255 < result.get_fdata().max() < 330
-    assert "int16" in capsys.readouterr().out
+    assert result.get_data_dtype() == np.uint8 and result.get_fdata().max() == 255
 
 
 def test_slices_are_scaled_by_the_volume_not_one_by_one(tmp_path, run, tiny):
@@ -339,7 +327,7 @@ def test_what_is_no_volume_is_one_error(tmp_path, run):
             run("--image", path)
     (tmp_path / "o").mkdir()
     assert run("--image", tmp_path, "--output", tmp_path / "o") == 1
-    assert [p.name for p in (tmp_path / "o").iterdir()] == ["good_x4.nii.gz"]
+    assert [p.name for p in (tmp_path / "o").glob("*.nii.gz")] == ["good_x4.nii.gz"]
 
 
 def test_a_useless_affine_is_replaced_and_said(tmp_path, run, capsys):
@@ -362,6 +350,7 @@ def test_a_dicom_folder_comes_back_as_nifti_beside_it(tmp_path, run):
     assert run("--image", tmp_path / "study" / "mprage", "--figure") == 0
     assert sorted(p.name for p in (tmp_path / "study").iterdir()) == [
         "mprage",
+        "mprage_x4.json",
         "mprage_x4.nii.gz",
         "mprage_x4_figure.png",
     ]
@@ -452,7 +441,7 @@ def test_the_figure_has_the_aspect_of_the_voxels(tmp_path, run, brain):
         with Image.open(tmp_path / f"{n}_x4_figure.png") as image:
             heights.append(image.height)
             assert np.asarray(image.convert("L")).std() > 30
-    assert heights[1] > 1.6 * heights[0]
+    assert heights[1] > 1.3 * heights[0]
 
 
 def test_simulation_scores_a_volume(tmp_path, run, brain, capsys):
@@ -466,7 +455,7 @@ def test_simulation_scores_a_volume(tmp_path, run, brain, capsys):
     low, high = formats.intensity_range(data.astype(np.float32))
     hr = np.clip((data[..., 2].T[::-1] - low) / (high - low), 0, 1).astype(np.float32)
     hr = torch.from_numpy(hr.copy())[None, None, :60, :60]
-    lr = dataset.degrade(hr, "kspace")
+    lr = degrade(hr, "kspace")
     wanted = metrics.score(modules.Interpolation()(lr)[0, 0], hr[0, 0])
     assert float(lines[3].split(",")[2]) == pytest.approx(wanted["psnr"], abs=1e-3)
     out = capsys.readouterr().out
@@ -486,11 +475,8 @@ def test_a_cohort_is_mirrored_resumed_and_counted(tmp_path, run, capsys):
     save_series(data / "sub-03" / "dicom")
     assert run("--image", data, "--output", tmp_path / "o") == 1
     found = {str(p.relative_to(tmp_path / "o")) for p in (tmp_path / "o").rglob("*.*")}
-    assert found == {
-        "sub-01/anat/sub-01_T1w_x4.nii.gz",
-        "sub-02/anat/sub-02_T1w_x4.nii.gz",
-        "sub-03/dicom_x4.nii.gz",
-    }
+    names = ("sub-01/anat/sub-01_T1w", "sub-02/anat/sub-02_T1w", "sub-03/dicom")
+    assert found == {f"{name}_x4{end}" for name in names for end in (".nii.gz", ".json")}
     said = capsys.readouterr()
     assert "sub-02_T2w.nii.gz" in said.err and "3 upscaled, 1 failed" in said.out
     before = (tmp_path / "o/sub-03/dicom_x4.nii.gz").stat().st_mtime_ns

@@ -1,0 +1,149 @@
+"""Where a result comes from: a JSON file beside each, and the frame of a BIDS derivative."""
+
+import hashlib
+import json
+import re
+import shlex
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+from degradation import Degradation
+from description import words_of
+from utils import atomic_write, version
+
+NAME = "brain-mri-superres"
+BIDS_VERSION = "1.10.0"
+
+
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+weights_digest = lru_cache(maxsize=16)(digest_of)  # the same weights for thousands of pictures
+
+
+def input_digest(source: Path, files=()) -> str:
+    """The SHA-256 of an input; of a DICOM series that of its files' digests, in order of names."""
+    if not files:
+        return digest_of(source)
+    digests = [digest_of(file) for file in sorted(files)]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def record(job, image, upscaler, ways, description, warnings: list) -> dict:
+    """The sidecar of a result: what it was made of, by what, and how.
+
+    Names are those of BIDS where it has one. Sizes are in mm, in the order of the volume's axes.
+    """
+    scale = upscaler.network.scale
+    words = "unknown"
+    if description is not None:
+        words = words_of(description, scale)
+    elif upscaler.degradation:
+        words = degradation_name(upscaler.degradation)
+    about = {
+        "Description": f"Super-resolution of a brain MRI {job.kind}: {upscaler.label}",
+        "Sources": [source_of(job)],
+        "SourceSHA256": input_digest(job.source, job.files),
+        "GeneratedBy": [{"Name": NAME, "Version": version()}],
+        "Command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "Weights": upscaler.path.name,
+        "WeightsSHA256": weights_digest(upscaler.path),
+        "WeightsTrainedOn": upscaler.checkpoint.get("trained_on", "unknown data"),
+        "Scale": list(scale),
+        "DegradationFrom": degradation_source(upscaler, description),
+        "Degradation": words,
+        "ProjectedOntoInput": upscaler.consistent,
+    }
+    if image.sizes:
+        factors = (1, 1, 1) if upscaler.simulate else image.factors(ways[0], scale)
+        before = [image.sizes[axis] for axis in image.volume.axes]
+        about["Plane"] = " and ".join(way[0] for way in ways)
+        about["VoxelSizeBefore"] = [round(size, 6) for size in before]
+        about["VoxelSizeAfter"] = [round(size / f, 6) for size, f in zip(before, factors)]
+        about["Resolution"] = f"voxels of {image.words(factors)} made from {image.words()}"
+    return about | {"Warnings": list(warnings)}
+
+
+def degradation_name(way: Degradation) -> str:
+    """A degradation as the command line names it: `blur-1.5+rician-2`."""
+    kernel = way.kernel
+    if kernel in ("blur", "slab"):
+        kernel += f"-{way.width[0]:g}"
+    elif kernel == "kspace" and way.width != (1.0, 1.0):
+        kernel = f"zerofill-{way.width[0]:g}"
+    noise = f"{'rician' if way.rician else 'gaussian'}-{100 * way.noise:g}"
+    names = [kernel, noise * bool(way.noise), f"jpeg-{way.jpeg}" * bool(way.jpeg)]
+    return "+".join(name for name in names if name)
+
+
+def degradation_source(upscaler, description) -> str:
+    """Who says how the input was made."""
+    if upscaler.simulate:
+        return "simulated"
+    if upscaler.told:
+        return "told by the user"
+    return "estimated by the network" if description is not None else "nobody"
+
+
+def source_of(job) -> str:
+    """The input: in a BIDS data set as a BIDS URI, else its path."""
+    if job.dataset:
+        return f"bids:source:{job.source.relative_to(job.dataset).as_posix()}"
+    return str(job.source)
+
+
+def bids_name(name: str, label: str) -> str:
+    """The name of a result: entities kept, `res-` of the label, `desc-superres`, suffix last.
+
+    sub-01_run-1_T1w and x4 give sub-01_run-1_res-x4_desc-superres_T1w. An older desc- label stays
+    a part of the new one.
+    """
+    *entities, suffix = name.split("_")
+    label = re.sub(r"[^A-Za-z0-9]", "", label)
+    old = next((e[5:] for e in entities if e.startswith("desc-")), "")
+    entities = [e for e in entities if not e.startswith(("desc-", "res-"))]
+    end = [e for e in entities if e.startswith("label-")]  # the one that comes between them
+    entities = [e for e in entities if e not in end]
+    desc = f"desc-{old}Superres" if old else "desc-superres"
+    return "_".join((*entities, f"res-{label}", *end, desc, suffix))
+
+
+def write_description(output: Path, root: Path) -> None:
+    """Make the folder of the results of a BIDS data set a BIDS derivative, if it is none yet."""
+    path = output / "dataset_description.json"
+    if path.exists():
+        return
+    try:
+        given = json.loads((root / "dataset_description.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        given = {}
+    given = given if isinstance(given, dict) else {}
+    source = {"URL": f"file://{Path(root).resolve()}"}
+    if given.get("DatasetDOI"):
+        source["DOI"] = given["DatasetDOI"]
+    about = {
+        "Name": f"Super-resolution of {given.get('Name') or root.name}",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": NAME, "Version": version()}],
+        "SourceDatasets": [source],
+        "DatasetLinks": {"source": source["URL"]},
+    }
+    if given.get("License"):
+        about["License"] = given["License"]
+    write_json(output / ".bidsignore", None, "*_figure.png\n*.csv\n")
+    write_json(path, about)
+
+
+def write_json(path: Path, content, text: str = "") -> Path:
+    """Write an object as JSON (or a text as it is), whole or not at all."""
+    with atomic_write(path, "w") as file:
+        file.write(text or json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    return path
