@@ -3,15 +3,19 @@
 Figures are 8.6 inches wide, so that text keeps its size where a page shows them 830 pixels wide.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import numpy as np
 
 from utils import atomic_write
 
 WIDTH = 8.6  # inches
+DPI = 180
 GAP = 0.05  # inches between panels
 LINE = 0.18  # inches, the height of a line of text
+TABLE = 1.65  # inches, the least height of a panel that holds scores
+BAR = 0.6  # inches that a colour bar with its numbers and label takes
 SMALL, NORMAL = 9, 10  # points
 # What lies at the left, right, top and bottom edge of a slice as `formats.slices_of` gives it.
 MARKS = {"axial": "LRAP", "coronal": "LRSI", "sagittal": "PASI"}
@@ -23,7 +27,7 @@ def new_figure(height: float, layout="constrained"):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, height), dpi=180, layout=layout)
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
@@ -61,11 +65,12 @@ def depth_in_head(head: np.ndarray) -> np.ndarray:
     return depth / max(1, depth.max())
 
 
-def busiest_window(image: np.ndarray, tall: float = 1.0, share: float = 0.3) -> tuple:
+def busiest_window(image: np.ndarray, tall: float = 1.0, share: float = 0.4) -> tuple:
     """The window of an image with the most detail, about square, inside the head.
 
-    tall: height of the image's field of view divided by its width. Scalp and skull have more detail
-    than the brain, so that cells count the more the deeper they lie.
+    tall: height of the image's field of view divided by its width. share: edge of the window,
+    relative to the head. Scalp and skull have more detail than the brain, so that cells count the
+    more the deeper they lie.
     """
     size = np.array(image.shape)
     grid = np.minimum(size, 32)
@@ -78,13 +83,17 @@ def busiest_window(image: np.ndarray, tall: float = 1.0, share: float = 0.3) -> 
 
     steps = [np.abs(np.gradient(image, axis=k)) if size[k] > 1 else 0 for k in (0, 1)]
     depth = depth_in_head(cells((image > 0.05).astype(float)) > 0.5)
-    detail = cells(steps[0] + steps[1] + 0.0 * image) * np.clip((depth - 0.15) / 0.35, 1e-6, 1)
-    side = share * np.sqrt(tall)  # in widths of the field of view
-    wanted = np.array([side / tall, side])
-    wanted = np.clip(np.maximum(wanted, 24 / size), 1 / grid, 1)
+    detail = cells(steps[0] + steps[1] + np.zeros(size)) * np.clip((depth - 0.15) / 0.35, 1e-6, 1)
+    inside = (depth > 0.2) + 1e-3
+    _, _, height, width = content_window(image)
+    shape = np.sqrt(np.clip(tall * height / width, 0.75, 1.35))  # about that of the head
+    side = share * np.sqrt(tall * height * width)  # in widths of the field of view
+    wanted = np.maximum((side * shape / tall, side / shape), 24 / size).clip(1 / grid, 1)
     n = np.clip((wanted * grid).round().astype(int), 1, grid)
-    sums = np.lib.stride_tricks.sliding_window_view(detail, tuple(n)).sum(axis=(2, 3))
-    top, left = np.unravel_index(sums.argmax(), sums.shape)
+    windows = (np.lib.stride_tricks.sliding_window_view(x, tuple(n)) for x in (detail, inside))
+    detail, inside = (x.mean(axis=(2, 3)) for x in windows)
+    rated = detail * inside**2
+    top, left = np.unravel_index(rated.argmax(), rated.shape)
     return top / grid[0], left / grid[1], n[0] / grid[0], n[1] / grid[1]
 
 
@@ -103,24 +112,25 @@ def content_window(image: np.ndarray, margin: float = 0.03) -> tuple:
 # --- rows of panels -------------------------------------------------------------------------------
 
 
+GREY = dict(cmap="gray", vmin=0, vmax=1)
+ERRORS = dict(cmap="inferno", vmin=0)
+
+
 @dataclass
 class Panel:
     """A picture in a figure. Images of any sizes that show the same field of view fit together."""
 
-    image: np.ndarray | None  # (H, W) in [0, 1]
+    image: np.ndarray | None  # (H, W) in [0, 1]; None: empty, for text
     text: str = ""  # above it
     tall: float = 1.0  # height of the field of view divided by its width
     window: tuple = WHOLE  # the part that is shown
     box: tuple | None = None  # a window to mark
     marks: str = ""  # letters at the left, right, top and bottom edge
-    style: dict | None = None  # of imshow; grey from 0 to 1 if None
+    style: dict = field(default_factory=lambda: GREY)  # of imshow
 
     def shape(self) -> float:
         """Height of what is shown divided by its width."""
         return self.tall * self.window[2] / self.window[3]
-
-
-ERRORS = dict(cmap="inferno", vmin=0)
 
 
 def draw_panels(rows: list[list], title: str = "", extra: float = 0.0):
@@ -132,8 +142,8 @@ def draw_panels(rows: list[list], title: str = "", extra: float = 0.0):
     sizes = []
     for row in rows:
         width = (WIDTH - GAP) / len(row) - GAP
-        heights = [min(1.4 * width, width * p.shape()) for p in row if p and p.image is not None]
-        lines = max((p.text.count("\n") + 1 if p.text else 0) for p in row if p)
+        heights = [TABLE if p.image is None else width * min(1.4, p.shape()) for p in row]
+        lines = max(p.text.count("\n") + 1 if p.text else 0 for p in row)
         sizes.append((width, max(heights), lines * LINE))
     head = LINE * 1.5 * bool(title)
     height = head + sum(h + text + GAP for _, h, text in sizes) + GAP + extra
@@ -148,13 +158,13 @@ def draw_panels(rows: list[list], title: str = "", extra: float = 0.0):
         for column, panel in enumerate(row):
             left = GAP + column * (width + GAP)
             rect = (left / WIDTH, (top - tall) / height, width / WIDTH, tall / height)
-            axes = figure.add_axes(rect, xticks=[], yticks=[])
+            axes = figure.add_axes(rect, xticks=[], yticks=[], anchor="N")
             line.append(axes)
-            if panel is None or panel.image is None:
+            if panel.image is None:
                 axes.axis("off")
             else:
                 draw_panel(axes, panel)
-            if panel is not None and panel.text:
+            if panel.text:
                 where = (left + width / 2) / WIDTH, (top + 0.03) / height
                 figure.text(*where, panel.text, ha="center", va="bottom", fontsize=SMALL)
         grid.append(line)
@@ -167,9 +177,8 @@ def draw_panel(axes, panel: Panel) -> None:
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import withStroke
 
-    style = panel.style or dict(cmap="gray", vmin=0, vmax=1)
-    image = panel.image
-    axes.imshow(image, extent=(0, 1, 1, 0), aspect=panel.tall, interpolation="nearest", **style)
+    style = dict(extent=(0, 1, 1, 0), aspect=panel.tall, interpolation="nearest") | panel.style
+    axes.imshow(panel.image, **style)
     top, left, height, width = panel.window
     axes.set(xlim=(left, left + width), ylim=(top + height, top))
     for spine in axes.spines.values():
@@ -213,24 +222,44 @@ def picture_figure(path, lr, bicubic, sr, *, expected=None, title="", aspect: fl
     pixel divided by its width.
     """
     tall = field_shape(lr, aspect)
-    detail = busiest_window(sr, tall)
-    panels = [
-        Panel(lr, f"input, {size_text(lr)}", tall),
-        Panel(bicubic, f"bicubic, {size_text(bicubic)}", tall),
-        Panel(sr, f"prediction, {size_text(sr)}", tall),
-    ]
-    extra = 0.0
+    images = {"input": lr, "bicubic": bicubic, "prediction": sr}
+    panels = [Panel(x, f"{name}, {size_text(x)}", tall) for name, x in images.items()]
     if expected is not None:
         style = ERRORS | dict(vmax=error_limit([expected]))
         panels.append(Panel(expected, "expected error", tall, style=style))
-        extra = 0.5
-    details = [Panel(p.image, "", tall, detail, style=p.style) for p in panels]
-    for panel in panels:
-        panel.box = detail
-    figure, grid = draw_panels([panels, details], title, extra)
+    rows = with_details([panels], sr, tall)
+    figure, grid = draw_panels(rows, title, BAR if expected is not None else 0)
     if expected is not None:
-        beside_bar(figure, grid[1][-1], "expected absolute error (white = 1)")
+        bar_below(figure, grid[-1][-1], "absolute error (white = 1)")
     save_figure(figure, path)
+
+
+def with_details(rows: list, image: np.ndarray, tall: float) -> list:
+    """The rows, cropped to the content of the image, and a row with the details of the first."""
+    whole, detail = content_window(image), busiest_window(image, tall)
+    for panel in chain.from_iterable(rows):
+        panel.window = whole
+    if is_most_of(detail, whole):  # a tiny image: it would show the same
+        return rows
+    details = detail_panels(rows[0], image, detail)
+    for panel in rows[0]:
+        panel.box = detail
+    return [rows[0], details, *rows[1:]]
+
+
+def is_most_of(window: tuple, whole: tuple) -> bool:
+    return window[2] * window[3] > 0.7 * whole[2] * whole[3]
+
+
+def detail_panels(panels: list[Panel], image: np.ndarray, window: tuple) -> list[Panel]:
+    """Panels of a detail, all on one grey range: that of the image there."""
+    (top, left, height, width), (h, w) = window, image.shape
+    part = image[int(top * h) : int((top + height) * h), int(left * w) : int((left + width) * w)]
+    grey = GREY | dict(vmax=float(np.percentile(part, 99.5).clip(0.2, 1)))
+    return [
+        replace(p, text="", window=window, style=grey if p.style is GREY else p.style)
+        for p in panels
+    ]
 
 
 def error_limit(errors) -> float:
@@ -238,11 +267,11 @@ def error_limit(errors) -> float:
     return max(0.02, max(float(np.percentile(e, 99.5)) for e in errors))
 
 
-def beside_bar(figure, axes, label: str) -> None:
+def bar_below(figure, axes, label: str) -> None:
     """A colour bar in the space that was kept free below the figure's last row."""
     height = figure.get_size_inches()[1]
     box = axes.get_position(original=True)
-    rect = (box.x0 + 0.02, 0.38 / height, box.width - 0.04, 0.1 / height)
+    rect = (box.x0 + 0.02, (BAR - 0.17) / height, box.width - 0.04, 0.1 / height)
     add_colorbar(figure, axes, label, rect)
 
 
@@ -257,14 +286,8 @@ def simulation_figure(
     """
     bicubic, sr = np.clip(bicubic, 0, 1), np.clip(sr, 0, 1)
     tall = field_shape(lr, aspect)
-    detail = busiest_window(hr, tall)
-    names = ("low resolution", "bicubic", "prediction", "original")
-    images = (lr, bicubic, sr, hr)
-    whole = [
-        Panel(image, f"{name}, {size_text(image)}", tall, box=detail)
-        for name, image in zip(names, images)
-    ]
-    details = [Panel(image, "", tall, detail) for image in images]
+    images = {"low resolution": lr, "bicubic": bicubic, "prediction": sr, "original": hr}
+    whole = [Panel(x, f"{name}, {size_text(x)}", tall) for name, x in images.items()]
     before, after = abs(bicubic - hr), abs(sr - hr)
     limit = error_limit([before, after])
     style = ERRORS | dict(vmax=limit)
@@ -274,8 +297,8 @@ def simulation_figure(
         last = Panel(before - after, "nearer than bicubic (blue)", tall, style=style_of_gain)
     errors = [Panel(None), Panel(before, "error of bicubic", tall, style=style)]
     errors += [Panel(after, "error of prediction", tall, style=style), last]
-    figure, grid = draw_panels([whole, details, errors], title)
-    write_scores(figure, grid[2][0], grid[2][1], scores)
+    figure, grid = draw_panels(with_details([whole, errors], hr, tall), title)
+    write_scores(figure, grid[-1][0], grid[-1][1], scores)
     save_figure(figure, path)
 
 
@@ -321,18 +344,18 @@ def volume_figure(
     style = ERRORS | dict(vmax=error_limit(errors)) if errors else None
     for view in views:
         tall = field_shape(view.before, view.aspect)
-        detail = busiest_window(view.after, tall)
-        rest = dict(box=detail, marks=view.marks)
-        row = [Panel(view.before, view.name, tall, content_window(view.after), **rest)]
-        images = (view.before, view.cubic, view.after)
-        for image, name in zip(images, names):
-            row.append(Panel(image, f"{name}, detail", tall, detail))
+        whole, detail = content_window(view.after), busiest_window(view.after, tall)
+        panels = [Panel(image, "", tall) for image in (view.before, view.cubic, view.after)]
         if errors:
-            row.append(Panel(view.expected, "expected error", tall, detail, style=style))
-        rows.append(row)
-    figure, grid = draw_panels(rows, title, 0.5 * bool(errors))
+            panels.append(Panel(view.expected, "", tall, style=style))
+        panels = detail_panels(panels, view.after, detail)
+        box = None if is_most_of(detail, whole) else detail
+        rows.append([Panel(view.before, view.name, tall, whole, box, view.marks), *panels])
+    for panel, name in zip(rows[0][1:], (*(f"{name}, detail" for name in names), "expected error")):
+        panel.text = name
+    figure, grid = draw_panels(rows, title, BAR if errors else 0)
     if errors:
-        beside_bar(figure, grid[-1][-1], "expected absolute error (white = 1)")
+        bar_below(figure, grid[-1][-1], "absolute error (white = 1)")
     save_figure(figure, path)
 
 
@@ -359,14 +382,13 @@ def example_row(example: Example, errors: bool) -> list[Panel]:
     bicubic, sr = np.clip(example.bicubic, 0, 1), np.clip(example.sr, 0, 1)
     before, after = (f"{s['psnr']:.2f} dB" for s in example.scores)
     name = shortened(example.name, 20 if errors else 26)
-    row = [Panel(example.hr, name, tall, whole, detail)]
-    if not errors:
-        row.append(Panel(example.lr, "low resolution", tall, detail))
-    row += [
-        Panel(bicubic, f"bicubic, {before}", tall, detail),
-        Panel(sr, f"network, {after}", tall, detail),
-        Panel(example.hr, "truth", tall, detail),
-    ]
+    panels = {f"bicubic, {before}": bicubic, f"network, {after}": sr, "truth": example.hr}
+    panels = panels if errors else {"low resolution": example.lr} | panels
+    details = detail_panels([Panel(x, "", tall) for x in panels.values()], example.hr, detail)
+    for panel, text in zip(details, panels):
+        panel.text = text
+    box = None if is_most_of(detail, whole) else detail
+    row = [Panel(example.hr, name, tall, whole, box), *details]
     if errors:
         maps = [abs(bicubic - example.hr), abs(sr - example.hr)]
         style = ERRORS | dict(vmax=error_limit(maps))
@@ -389,20 +411,22 @@ def worst_figure(path, examples: list[Example], gains: dict, *, title="") -> Non
 
     gains: {name of a set or a degradation: gain of each slice in dB}.
     """
-    strip = 2.4
+    legend = 0.2 * -(-len(gains) // 2)
+    strip = 2.4 + legend
     figure, _ = draw_panels([example_row(e, True) for e in examples], title, strip)
     height = figure.get_size_inches()[1]
-    axes = figure.add_axes((0.08, 0.5 / height, 0.9, (strip - 0.75) / height))
-    for name, values in gains.items():
+    axes = figure.add_axes((0.08, (0.55 + legend) / height, 0.9, 1.7 / height))
+    for i, (name, values) in enumerate(gains.items()):
         values = np.sort(np.asarray(values, dtype=float))
-        worse = f"{np.mean(values < 0):.1%} below bicubic"
-        axes.plot(np.linspace(0, 100, len(values)), values, lw=1.5, label=f"{name}: {worse}")
-    axes.axhline(0, color="black", lw=1, ls="--")
+        label = f"{shortened(name, 40)}: {np.mean(values < 0):.1%} below bicubic"
+        places = np.linspace(0, 100, len(values))
+        axes.plot(places, values, "-" if i < 10 else "--", lw=1.5, label=label)
+    axes.axhline(0, color="black", lw=1)
     axes.set_xlabel("slices in order of gain, %", fontsize=SMALL)
     axes.set_ylabel("gain, dB", fontsize=SMALL)
     axes.tick_params(labelsize=SMALL)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=SMALL, loc="best")
+    figure.legend(loc="lower center", ncols=2, fontsize=SMALL, frameon=False, borderpad=0.1)
     save_figure(figure, path)
 
 

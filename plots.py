@@ -65,7 +65,7 @@ def loss_figure(path, rows: list[dict], title="") -> None:
     iterations, losses = column(rows, "loss")
     step = len(losses) // 4000 + 1  # the eye sees no more points
     if len(losses):
-        style = dict(color="tab:blue", label="training, raw", alpha=0.25, lw=0.6)
+        style = dict(color="tab:blue", label="training, raw", alpha=0.35, lw=0.6)
         axes.plot(iterations[::step], losses[::step], **style)
         style = dict(color="tab:blue", label="training", lw=2)
         axes.plot(iterations[::step], smoothed(losses)[::step], **style)
@@ -83,6 +83,7 @@ def loss_figure(path, rows: list[dict], title="") -> None:
     if len(bicubic):
         style = dict(color="tab:red", ls=":", lw=2, label="bicubic on the validation slices")
         axes.axhline(bicubic[-1], **style)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     finish_curves(figure, axes, title)
     save_figure(figure, path)
 
@@ -125,36 +126,37 @@ def cost_figure(path, table: dict) -> None:
 
 
 def place_labels(figure, axes, labels) -> None:
-    """Write each label beside its point, at the first place that is free and inside the axes."""
+    """Write each label (text, (x or None for the left edge, y), colour) where nothing else is."""
     figure.draw_without_rendering()  # fixes the layout
-    renderer, frame = figure.canvas.get_renderer(), axes.get_window_extent()
-    scale = figure.dpi / 72
-    left = axes.get_xlim()[0] * 1.02
-    points = [(left if x is None else x, y) for _, (x, y), _ in labels]
-    taken = []
-    for (x, y), (_, place, _) in zip(axes.transData.transform(points), labels):
-        if place[0] is not None:
-            taken.append((x - 5 * scale, y - 5 * scale, x + 5 * scale, y + 5 * scale))
-    steps = [(0, 0), *((k, sign) for k in range(1, 12) for sign in (1, -1))]
-    for (text, place, color), point in zip(labels, points):
-        free = None
-        for k, sign in steps:
-            for side, ha in ((8, "left"), (-8, "right")):
-                offset = (side, 12 * k * sign + (8 if place[0] is None else 0))
-                label = axes.annotate(
-                    text, point, xytext=offset, textcoords="offset points", va="center", ha=ha,
-                    fontsize=SMALL, color=color,
-                )  # fmt: skip
-                box = label.get_window_extent(renderer).extents
-                inside = box[0] >= frame.x0 and box[2] <= frame.x1
-                inside = inside and box[1] >= frame.y0 and box[3] <= frame.y1
-                free = inside and not any(overlap(box, other) for other in taken)
-                if free:
-                    break
-                label.remove()
-            if free:
-                taken.append(box)
-                break
+    reach = 5 * figure.dpi / 72
+    dots = [axes.transData.transform(place) for _, place, _ in labels if place[0] is not None]
+    taken = [(x - reach, y - reach, x + reach, y + reach) for x, y in dots]
+    for text, (x, y), color in labels:
+        style = dict(fontsize=SMALL, color=color, textcoords="offset points", va="center")
+        if x is None:
+            style["xycoords"] = ("axes fraction", "data")
+        taken.append(write_where_free(axes, text, (x or 0, y), taken, style))
+
+
+def write_where_free(axes, text: str, point, taken: list, style: dict) -> np.ndarray:
+    """Write a label beside its point, at the nearest free place, with a line to it if it is far."""
+    from matplotlib.text import Text
+
+    frame, renderer = axes.get_window_extent(), axes.figure.canvas.get_renderer()
+    first = 0 if "xycoords" not in style else 8  # a label of a line stands above it
+    for rise in (first, *(sign * n for n in range(8, 240, 8) for sign in (1, -1))):
+        for shift, side in ((8, "left"), (-8, "right")):
+            line = dict(arrowstyle="-", lw=0.5, color=style["color"]) if abs(rise) > 16 else None
+            options = style | dict(ha=side, arrowprops=line)
+            label = axes.annotate(text, point, xytext=(shift, rise), **options)
+            label.update_positions(renderer)
+            box = Text.get_window_extent(label, renderer).extents  # without the line
+            inside = np.all(box[:2] >= frame.min) and np.all(box[2:] <= frame.max)
+            if inside and not any(overlap(box, other) for other in taken):
+                return box
+            label.remove()
+    axes.annotate(text, point, xytext=(8, 0), **style)  # no place is free
+    return box
 
 
 def overlap(a, b) -> bool:
