@@ -22,8 +22,9 @@ def save_checkpoint(path, checkpoint: dict) -> None:
 def load_checkpoint(path) -> dict:
     """Read a checkpoint on the CPU, without running any code that it may hold.
 
-    `model` is certain to be a dict of real tensors, no larger than the file. Raises DataError if
-    the file is missing, damaged, of another version or no checkpoint of this project.
+    `model` is certain to be a dict of real tensors, no larger than the file; `scale` becomes a
+    tuple, where old checkpoints have a single number. Raises DataError if the file is missing,
+    damaged, of another version or no checkpoint of this project.
     """
     path = Path(path)
     with as_data_error(path):
@@ -39,6 +40,8 @@ def load_checkpoint(path) -> dict:
                 f"{path}: not a checkpoint, damaged, or holds more than tensors"
             ) from None
         check_checkpoint(checkpoint, path)
+    scale = checkpoint["scale"]
+    checkpoint["scale"] = (scale, scale) if isinstance(scale, int) else tuple(scale)
     trained_on = checkpoint.get("trained_on")
     known = isinstance(trained_on, str)
     checkpoint["trained_on"] = one_line(trained_on[:200]) if known else "unknown data"

@@ -156,7 +156,8 @@ def progress(items=None, total=None, desc="", unit="it", *, disable=False, **opt
     Where stderr is no terminal: a line a minute, and nothing at all for shorter work.
     """
     if not sys.stderr.isatty():
-        options |= dict(file=LogLines(), mininterval=60, maxinterval=60, delay=60, ncols=80)
+        rare = dict(file=LogLines(), mininterval=60, maxinterval=60, delay=60, ncols=80)
+        options = rare | options
     disable = disable or QUIET
     return tqdm(items, one_line(desc), total, unit=unit, disable=disable, **options)
 

@@ -122,3 +122,22 @@ def checkpoint_of(network, arch) -> dict:
         "trained_on": "nothing, made by a test",
         "metrics": {},
     }
+
+
+class NoFloat64(torch.Tensor):
+    """A tensor as on Apple's MPS: whatever makes it float64 fails; .cpu() brings it back."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        result = super().__torch_function__(function, types, args, kwargs or {})
+        if function is torch.Tensor.cpu or (function is torch.Tensor.to and "cpu" in args):
+            return result.as_subclass(torch.Tensor)
+        if isinstance(result, cls) and result.dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return result
+
+
+@pytest.fixture
+def without_float64():
+    """Turns a tensor into one of a device that has no float64."""
+    return lambda tensor: tensor.as_subclass(NoFloat64)

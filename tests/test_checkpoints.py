@@ -22,7 +22,7 @@ ARCH = {"name": "deep", "channels": 8, "blocks": 2}
     [
         ARCH,
         {"name": "espcn", "channels": 6},
-        {**ARCH, "skip": "none", "body": "residual", "icnr": True},
+        {**ARCH, "told": True},
     ],
     ids=str,
 )
@@ -32,18 +32,11 @@ def test_a_loaded_network_gives_the_same_bits(tmp_path, arch):
         torch.nn.init.normal_(p, std=0.1)
     checkpoints.save_checkpoint(tmp_path / "a.pt", checkpoint_of(network, arch))
     read = load_checkpoint(tmp_path / "a.pt")
-    assert read["arch"] == arch and read["scale"] == 4 and read["version"] == 2
+    assert read["arch"] == arch and read["scale"] == (4, 4) and read["version"] == 2
     again = modules.load_network(read)
     lr = torch.rand(2, 1, 13, 22)
     assert torch.equal(modules.upscale(again, lr), modules.upscale(network, lr))
     assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
-
-
-def test_checkpoints_from_before_there_were_kernels_to_choose_still_load(tmp_path):
-    network = modules.build(ARCH | {"kernel": "3x3", "half": 0})
-    torch.save(checkpoint_of(network, dict(ARCH)) | {"version": 1}, tmp_path / "old.pt")
-    again = modules.load_network(load_checkpoint(tmp_path / "old.pt"))
-    assert again.body[0].kernel_size == (3, 3)
 
 
 def refused(path) -> str:
@@ -89,9 +82,11 @@ def nested():
 
 WEIGHTS = modules.build(ARCH).state_dict()
 CHANGES = {
-    "older version": ({"version": 0}, "version"),
+    "older version": ({"version": 1}, "another checkpoint version"),
     "endless version": ({"version": 10**6000}, "not a checkpoint"),
-    "other scale": ({"scale": 2}, "scale"),
+    "other scale": ({"scale": [2, 2]}, "differ"),
+    "scale too large": ({"scale": [4, 99]}, "scale"),
+    "scale of three": ({"scale": [4, 4, 4]}, "scale"),
     "scale no number": ({"scale": "4"}, "of this project"),
     "other network": ({"arch": {"name": "vit"}}, "unknown network"),
     "network with endless name": ({"arch": {"name": nested()}}, "unknown network"),

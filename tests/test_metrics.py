@@ -1,7 +1,6 @@
-"""Scores, their averages, and files that appear whole or not at all."""
+"""Scores and their averages."""
 
 import math
-import re
 
 import numpy as np
 import pytest
@@ -12,9 +11,7 @@ from skimage.metrics import (
     structural_similarity,
 )
 
-import figures
 import metrics
-import utils
 
 
 def skimage_scores(sr, hr):
@@ -86,39 +83,31 @@ def test_table_has_a_line_a_network_in_order():
     assert second.startswith("mine") and second.endswith("84,752      325")
 
 
-def test_atomic_write_keeps_the_old_file_when_writing_fails(tmp_path):
-    path = tmp_path / "file.txt"
-    path.write_text("before")
-    with pytest.raises(ZeroDivisionError), utils.atomic_write(path, "w") as file:
-        file.write("half")
-        file.flush()
-        assert path.read_text() == "before"
-        print(1 / 0)
-    assert path.read_text() == "before"
-    with utils.atomic_write(path, "w") as file:
-        file.write("after")
-    assert path.read_text() == "after"
-    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
+def test_table_and_summary_tell_what_is_worse_than_bicubic():
+    def row(psnr):
+        return {"mse": 0.1, "psnr": psnr, "psnr_brain": psnr, "ssim": None}
+
+    before, after = [row(30)] * 4, [row(33), row(29.5), row(30), row(31)]
+    summary = metrics.summarise(after, "aabb", before)
+    assert summary["below_bicubic"] == 0.25
+    assert (summary["worst_slice"], summary["worst_gain"]) == (1, -0.5)
+    table = metrics.metrics_table({"bicubic": metrics.summarise(before, "aabb"), "mine": summary})
+    assert "below bicubic" in table and table.endswith("25.0%") and "SSIM" not in table
 
 
-@pytest.mark.parametrize("name", ["no such folder/x.json", "a file/x.json", "a folder"])
-def test_atomic_write_to_nowhere_is_one_clear_error(tmp_path, name):
-    (tmp_path / "a file").touch()
-    (tmp_path / "a folder").mkdir()
-    with (
-        pytest.raises(utils.DataError, match=re.escape(f"{name}: cannot be written")),
-        utils.atomic_write(tmp_path / name) as file,
-    ):
-        file.write(b"x")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a file", "a folder"]
+@pytest.mark.parametrize("scale", [(4, 4), (2, 3), (4, 1)])
+def test_power_ratio_looks_at_what_the_low_resolution_slice_has_measured(scale):
+    y, x = np.mgrid[:48, :48] / 48
+    low = np.cos(2 * np.pi * (2 * y + 3 * x))
+    high = np.cos(2 * np.pi * 20 * y)  # above Nyquist of 48 / 2 rows and fewer
+    assert metrics.power_ratio(low + high, low, scale) == pytest.approx(1)
+    assert metrics.power_ratio(1.1 * low + 7, low, scale) == pytest.approx(1.21)
+    assert metrics.power_ratio(low, 0 * low + 0.5, scale) is None
+    scores = metrics.score(torch.rand(48, 48), torch.rand(48, 48), scale)
+    assert 0.5 < scores["power_ratio"] < 2
 
 
-@pytest.mark.parametrize("size", [(4, 4), (16, 16), (40, 37), (240, 256)])
-def test_busiest_window_finds_the_detail(size):
-    assert len(figures.busiest_window(np.zeros(size))) == 4
-    if min(size) > 30:
-        image = np.zeros(size)
-        h, w = (s // 4 for s in size)
-        image[-h:, :w] = np.random.default_rng(0).random((h, w))
-        top, left, height, _ = figures.busiest_window(image)
-        assert top + height > 0.8 and left < 0.2
+def test_scores_are_made_on_devices_without_float64(without_float64):
+    sr, hr = torch.rand(16, 16), torch.rand(16, 16)
+    wanted = metrics.score(sr, hr, (4, 4))
+    assert metrics.score(without_float64(sr), without_float64(hr), (4, 4)) == wanted

@@ -1,0 +1,149 @@
+"""Command line, messages, bars, files and devices."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import utils
+
+
+def parser():
+    made = utils.Parser("A program.")
+    made.add_argument("--iterations", type=utils.int_between(1, 9))
+    made.add_argument("--axis", choices=("axial", "coronal", "sagittal"))
+    made.add_argument("--image", required=True)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        (["--image", "a", "--iteration", "5"], "did you mean --iterations?"),
+        (["--image", "a", "--iteratoins=5"], "did you mean --iterations?"),
+        (["--imgae", "a"], "did you mean --image?"),
+        (["--image", "a", "--axis", "axail"], "did you mean axial?"),
+        (["--image", "a", "--axis", "up"], "choose from"),
+        (["--image", "a", "--colour"], "--colour; see --help"),
+        (["--image", "a", "--iterations", "10"], "10 is not in 1 ... 9"),
+    ],
+)
+def test_mistakes_are_one_line_with_a_suggestion(line, wanted):
+    with pytest.raises(utils.UsageError, match=re.escape(wanted)) as error:
+        parser().parse_args(line)
+    assert "\n" not in str(error.value)
+
+
+def test_the_version_is_that_of_the_project_file(capsys):
+    with pytest.raises(SystemExit):
+        parser().parse_args(["--version"])
+    said = capsys.readouterr().out.strip()
+    assert re.fullmatch(r"\d+\.\d+(\.\d+)?", said)
+    assert (
+        f'version = "{said}"' in (utils.Path(utils.__file__).parent / "pyproject.toml").read_text()
+    )
+
+
+class Terminal:
+    """A stream that is a terminal or a file."""
+
+    def __init__(self, terminal):
+        self.text, self.terminal = "", terminal
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+    def isatty(self):
+        return self.terminal
+
+
+def test_quiet_leaves_warnings_alone(capsys):
+    for words in (["--quiet"], []):
+        args = parser().parse_args(["--image", "a", *words])
+        assert not hasattr(args, "quiet")
+        utils.note("reading")
+        utils.warn("odd\nfile")
+        out, err = capsys.readouterr()
+        assert out == ("" if words else "reading\n") and err == "warning: odd\\nfile\n"
+
+
+def test_bars_show_on_terminals_and_do_not_litter_log_files(monkeypatch):
+    for terminal, quiet in ((True, False), (False, False), (True, True)):
+        monkeypatch.setattr(sys, "stderr", stream := Terminal(terminal))
+        monkeypatch.setattr(utils, "QUIET", quiet)
+        assert list(utils.progress(range(50), desc="reading", unit="file")) == list(range(50))
+        assert ("reading" in stream.text) == (terminal and not quiet)
+    monkeypatch.setattr(utils, "QUIET", False)
+    monkeypatch.setattr(sys, "stderr", stream := Terminal(False))
+    with utils.progress(None, 3, "long work", delay=0, mininterval=0) as bar:
+        bar.update()
+        bar.update()
+    assert "\r" not in stream.text and all(map(str.strip, stream.text.splitlines()))
+    assert "2/3" in stream.text.splitlines()[-1]
+
+
+def test_a_device_that_is_not_there_is_refused():
+    for name in ("cuda:99", "meta", "abacus"):
+        with pytest.raises(utils.UsageError, match=f"--device {name}: not available"):
+            utils.pick_device(name)
+    assert utils.pick_device("cpu").type == "cpu"
+
+
+def test_without_bf16_no_autocast_is_even_made(monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("unsupported autocast device_type 'mps'")  # as PyTorch 2.4 does
+
+    monkeypatch.setattr(torch, "autocast", refuse)
+    with utils.bf16_autocast("mps", False):
+        pass
+
+
+@pytest.mark.parametrize(("refused", "works"), [(0, True), (1, True), (2, False)])
+def test_bf16_is_tried_once_more_without_amx(monkeypatch, refused, works):
+    calls = []
+
+    class Trial:
+        def __init__(self, *_, env, **__):
+            calls.append(env.get("ONEDNN_MAX_CPU_ISA"))
+            self.returncode = -4 if len(calls) <= refused else 0
+
+    monkeypatch.setattr(utils.subprocess, "run", Trial)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "x")  # is put back after the test
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
+    utils.bf16_works.cache_clear()
+    assert utils.bf16_works() is utils.bf16_works() is works
+    utils.bf16_works.cache_clear()
+    assert calls == [None, "AVX512_CORE_BF16"][: refused + 1]
+    assert utils.os.environ.get("ONEDNN_MAX_CPU_ISA") == (calls[-1] if works else None)
+
+
+def test_atomic_write_keeps_the_old_file_when_writing_fails(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("before")
+    with pytest.raises(ZeroDivisionError), utils.atomic_write(path, "w") as file:
+        file.write("half")
+        file.flush()
+        assert path.read_text() == "before"
+        print(1 / 0)
+    assert path.read_text() == "before"
+    with utils.atomic_write(path, "w") as file:
+        file.write("after")
+    assert path.read_text() == "after"
+    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
+
+
+@pytest.mark.parametrize("name", ["no such folder/x.json", "a file/x.json", "a folder"])
+def test_atomic_write_to_nowhere_is_one_clear_error(tmp_path, name):
+    (tmp_path / "a file").touch()
+    (tmp_path / "a folder").mkdir()
+    with (
+        pytest.raises(utils.DataError, match=re.escape(f"{name}: cannot be written")),
+        utils.atomic_write(tmp_path / name) as file,
+    ):
+        file.write(b"x")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a file", "a folder"]
