@@ -22,8 +22,8 @@ def save_checkpoint(path, checkpoint: dict) -> None:
 def load_checkpoint(path) -> dict:
     """Read a checkpoint on the CPU, without running any code that it may hold.
 
-    `model` is certain to be a dict of real tensors, no larger than the file; `scale` becomes a
-    tuple, where old checkpoints have a single number. Raises DataError if the file is missing,
+    `model` is certain to be a dict of real tensors, no larger than the file; `scale` is a list of
+    two, also where old checkpoints have a single number. Raises DataError if the file is missing,
     damaged, of another version or no checkpoint of this project.
     """
     path = Path(path)
@@ -41,7 +41,7 @@ def load_checkpoint(path) -> dict:
             ) from None
         check_checkpoint(checkpoint, path)
     scale = checkpoint["scale"]
-    checkpoint["scale"] = (scale, scale) if isinstance(scale, int) else tuple(scale)
+    checkpoint["scale"] = [scale, scale] if isinstance(scale, int) else list(scale)
     trained_on = checkpoint.get("trained_on")
     known = isinstance(trained_on, str)
     checkpoint["trained_on"] = one_line(trained_on[:200]) if known else "unknown data"

@@ -32,7 +32,7 @@ def test_a_loaded_network_gives_the_same_bits(tmp_path, arch):
         torch.nn.init.normal_(p, std=0.1)
     checkpoints.save_checkpoint(tmp_path / "a.pt", checkpoint_of(network, arch))
     read = load_checkpoint(tmp_path / "a.pt")
-    assert read["arch"] == arch and read["scale"] == (4, 4) and read["version"] == 2
+    assert read["arch"] == arch and read["scale"] == [4, 4] and read["version"] == 2
     again = modules.load_network(read)
     lr = torch.rand(2, 1, 13, 22)
     assert torch.equal(modules.upscale(again, lr), modules.upscale(network, lr))

@@ -41,9 +41,8 @@ def test_the_version_is_that_of_the_project_file(capsys):
         parser().parse_args(["--version"])
     said = capsys.readouterr().out.strip()
     assert re.fullmatch(r"\d+\.\d+(\.\d+)?", said)
-    assert (
-        f'version = "{said}"' in (utils.Path(utils.__file__).parent / "pyproject.toml").read_text()
-    )
+    project = Path(utils.__file__).with_name("pyproject.toml")
+    assert f'version = "{said}"' in project.read_text(encoding="utf-8")
 
 
 class Terminal:
