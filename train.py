@@ -35,6 +35,7 @@ from optim import learning_rate, optimisers_of
 from plots import loss_figure
 from processes import Stop, job, join_processes, rank, restarts, world
 from scoring import as_tensor, evenly_spaced, example_of, score_slices, table_of
+from upscaling import keep_memory
 from utils import (
     DataError,
     Parser,
@@ -168,6 +169,7 @@ def degradations(args) -> tuple[str, ...]:
 
 def main(argv=None) -> int:
     args = arguments(argv)
+    keep_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
     device = pick_device(args.device)
