@@ -59,6 +59,26 @@ def words_of(description: torch.Tensor, scale: Scale) -> str:
     return ", ".join(words)
 
 
+def unlike_training(lr: torch.Tensor, description: torch.Tensor | None) -> str:
+    """What sets LR slices (N, 1, H, W) of a scan apart from all training slices; '' for nothing.
+
+    Training slices are dark around the head, have many grey levels and are no smaller than 24
+    pixels; noise was up to 11 % of white.
+    """
+    signs, (h, w) = [], lr.shape[-2:]
+    if min(h, w) < 24:
+        signs.append(f"only {w}x{h} pixels")
+    levels = len(torch.unique((lr * 255).round()))
+    if levels < 24:
+        signs.append(f"only {levels} grey levels")
+    border = torch.cat((lr[..., [0, -1], :].flatten(), lr[..., [0, -1]].flatten()))
+    if border.median() > 0.6:
+        signs.append("a bright background")
+    if description is not None and float(description[0, NOISE]) > math.log10(1 + 140) / 2:
+        signs.append("noise beyond 14 %")
+    return ", ".join(signs)
+
+
 class Estimator(nn.Module):
     """Finds the description of an LR slice: a few convolutions, their mean size over the slice.
 

@@ -43,3 +43,13 @@ def test_estimates_depend_neither_on_brightness_nor_on_empty_margins(real_slices
         torch.testing.assert_close(estimator(lr), estimator(0.3 * lr), atol=1e-5, rtol=0)
         once = estimator(torch.nn.functional.pad(lr * (lr > 0.05), (6, 6, 6, 6)))
         torch.testing.assert_close(estimator(padded), once, atol=1e-5, rtol=0)
+
+
+def test_what_is_unlike_training_is_told(real_slices):
+    lr = real_slices[:1, :, ::4, ::4].contiguous()
+    clean = describe_degradation("bicubic", (4, 4))
+    assert description.unlike_training(lr, clean) == ""
+    assert description.unlike_training(lr, describe_degradation("rician-20", (4, 4)))
+    assert "background" in description.unlike_training(1 - lr, clean)
+    assert "grey levels" in description.unlike_training((lr > 0.2).float(), clean)
+    assert "pixels" in description.unlike_training(lr[..., :20], None)
