@@ -280,7 +280,7 @@ def decode(scans: list[Scan], file, axis: str, count: int, workers: int, quiet: 
         except DataError as error:
             return error
 
-    position = 0
+    position, first = 0, ""
     numbered = iter(tqdm(scans, desc="reading", unit="file", disable=quiet or None))
     with ThreadPoolExecutor(workers) as pool:
         # A few scans at a time: what waits to be written is bounded.
@@ -290,6 +290,7 @@ def decode(scans: list[Scan], file, axis: str, count: int, workers: int, quiet: 
                 if isinstance(found, DataError):
                     warn(f"left out: {found}")
                     bad.append(i)
+                    first = first or f" ({found})"
                     continue
                 for number, pixels in found:
                     file.write(np.ascontiguousarray(pixels).data)
@@ -300,7 +301,7 @@ def decode(scans: list[Scan], file, axis: str, count: int, workers: int, quiet: 
                     position += pixels.size
     next(numbered, None)  # ends the bar
     if not offset:
-        raise DataError(f"{scans[0].path.parent}: no slice could be read from any file")
+        raise DataError(f"{scans[0].path.parent}: no slice could be read from any file{first}")
     return dict(
         offset=np.array(offset),
         shape=np.array(shape, np.int32),
@@ -331,12 +332,14 @@ def clean(cache: Path) -> None:
         for left in cache.glob(".*.part"):
             if now - left.stat().st_mtime > 3600:
                 left.unlink(missing_ok=True)
-        for index in cache.glob("*.npz"):
-            entries.append((index.stat().st_mtime, index, index.with_suffix(".u8")))
-        size = sum(pixels.stat().st_size for _, _, pixels in entries if pixels.exists())
-        for used, index, pixels in sorted(entries):
-            if size > CACHE_LIMIT and now - used > 7 * 86400:
-                size -= pixels.stat().st_size if pixels.exists() else 0
+        for pixels in cache.glob("*.u8"):
+            index = pixels.with_suffix(".npz")
+            used = (index if index.exists() else pixels).stat().st_mtime
+            entries.append((used, pixels.stat().st_size, index, pixels))
+        total = sum(size for _, size, _, _ in entries)
+        for used, size, index, pixels in sorted(entries):
+            if total > CACHE_LIMIT and now - used > 7 * 86400:
+                total -= size
                 index.unlink(missing_ok=True)
                 pixels.unlink(missing_ok=True)
 

@@ -351,12 +351,11 @@ def training_scans(root, subjects=None, each_file=False, say=warn) -> tuple[list
                 "visits of one person may be split: --subjects FILE says who is who"
             )
     if doubt:
-        step = max(1, len(scans) // 3)
-        examples = ", ".join(
-            f"{s.path.relative_to(root)} of {s.subject!r}" for s in scans[::step][:3]
-        )
+        shown = [s for s in scans if s.subject == "?"] or scans
+        shown = shown[:: max(1, len(shown) // 3)][:3]
+        examples = ", ".join(f"{s.path.relative_to(root)} of {s.subject!r}" for s in shown)
         doubt = (
-            f"{root}: cannot tell whose slices these are: {doubt} (took {examples}); give "
+            f"{root}: cannot tell whose slices these are: {doubt} ({examples}); give "
             "--subjects FILE, a table of file and subject, or confirm with --each-file-a-subject"
         )
     return scans, doubt

@@ -374,32 +374,36 @@ BAD_FOLDERS = {
     "a file": (lambda folder: (folder.rmdir(), folder.touch()), "data: is a file"),
     "empty": (lambda folder: None, "data: holds no slices"),
     "only text": (broken("notes.txt", "a/b.csv"), "data: holds no slices"),
-    "one subject": (slices("p1_1.png", "p1_2.png", "p1_3.png"), "too few"),
-    "two subjects": (slices("p1_1.png", "p2_1.png"), "too few"),
-    "train of one subject": (slices("train/AD/a_1.png", "test/AD/b_1.png"), "too few"),
-    "only a test folder": (slices("test/AD/a_1.png", "test/AD/b_1.png"), "too few"),
+    "one subject": (slices("sub-1_1.png", "sub-1_2.png", "sub-1_3.png"), "too few"),
+    "nobody knows whose": (slices("IMG_1.png", "IMG_2.png"), "IMG_1.png of '?'"),
+    "two subjects": (slices("sub-1_1.png", "sub-2_1.png"), "too few"),
+    "train of one subject": (slices("train/AD/sub-a_1.png", "test/AD/sub-b_1.png"), "too few"),
+    "only a test folder": (slices("test/AD/sub-a_1.png", "test/AD/sub-b_1.png"), "too few"),
     "a subject in both": (
-        slices("train/AD/a_1.png", "train/AD/c_1.png", "test/AD/a_1.png"),
-        "in train and in test too (a)",
+        slices("train/AD/sub-a_1.png", "train/AD/sub-c_1.png", "test/AD/sub-a_1.png"),
+        "in train and in test too (sub-a)",
     ),
     "a subject in both, in two classes": (
-        slices("train/AD/a_1.png", "train/AD/c_1.png", "test/NC/a_1.png"),
-        "in train and in test too (a)",
+        slices("train/AD/sub-a_1.png", "train/AD/sub-c_1.png", "test/NC/sub-a_1.png"),
+        "in train and in test too (sub-a)",
     ),
-    "nothing readable": (broken("a_1.png", "b_1.png", "c_1.png", "d_1.nii.gz"), "no slice"),
+    "nothing readable": (
+        broken("sub-a_1.png", "sub-b_1.png", "sub-c_1.png", "sub-d_1.nii.gz"),
+        "no slice",
+    ),
     "no readable test": (
         lambda folder: (
-            slices("train/a_1.png", "train/b_1.png")(folder),
-            broken("test/c_1.png")(folder),
+            slices("train/sub-a_1.png", "train/sub-b_1.png")(folder),
+            broken("test/sub-c_1.png")(folder),
         ),
         "no slice of the test subjects",
     ),
     "too small": (
-        lambda folder: [Image.fromarray(grey(3, 3)).save(folder / f"{c}_1.png") for c in "abc"],
+        lambda folder: [Image.fromarray(grey(3, 3)).save(folder / f"sub-{c}_1.png") for c in "abc"],
         "no slice",
     ),
     "empty volumes": (
-        lambda folder: [volume(value=0)(folder / f"{c}.nii") for c in "abc"],
+        lambda folder: [volume(value=0)(folder / f"sub-{c}.nii") for c in "abc"],
         "no slice",
     ),
 }
@@ -438,7 +442,7 @@ ODD_FOLDERS = {
 def test_an_odd_data_set_trains(name, cli, tmp_path):
     Path("data").mkdir()
     ODD_FOLDERS[name](Path("data"))
-    status, _, errors = cli(train.main, *TRAIN)
+    status, _, errors = cli(train.main, *TRAIN, "--each-file-a-subject")
     assert status == 0, errors
     assert Path("run/metrics.json").is_file()
     if "bad" in name:
