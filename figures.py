@@ -428,25 +428,3 @@ def worst_figure(path, examples: list[Example], gains: dict, *, title="") -> Non
     axes.grid(alpha=0.3)
     figure.legend(loc="lower center", ncols=2, fontsize=SMALL, frameon=False, borderpad=0.1)
     save_figure(figure, path)
-
-
-# --- until every program draws with the functions above -------------------------------------------
-
-
-def comparison_figure(path, panels, errors=None, *, title="", aspect: float = 1.0) -> None:
-    tall = field_shape(panels[-1][1], aspect)
-    detail = busiest_window(panels[-1][1], tall)
-    rows = [[Panel(image, name, tall, box=detail) for name, image in panels]]
-    rows.append([Panel(image, "", tall, detail) for _, image in panels])
-    if errors is not None:
-        style = ERRORS | dict(vmax=error_limit([e for e in errors if e is not None]))
-        rows.append([Panel(error, "", tall, style=style) for error in errors])
-    save_figure(draw_panels(rows, title)[0], path)
-
-
-def grid_figure(path, rows, names, *, title="", aspect: float = 1.0) -> None:
-    rows = [
-        [Panel(x, n if not i else "", field_shape(row[-1], aspect)) for x, n in zip(row, names)]
-        for i, row in enumerate(rows)
-    ]
-    save_figure(draw_panels(rows, title)[0], path)

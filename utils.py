@@ -144,10 +144,10 @@ class LogLines:
 
     def write(self, text: str) -> None:
         if text.strip():
-            print(text.strip("\r\n "), file=sys.stderr)
+            print(text.strip(), file=sys.stderr, flush=True)
 
     def flush(self) -> None:
-        sys.stderr.flush()
+        pass
 
 
 def progress(items=None, total=None, desc="", unit="it", *, disable=False, **options) -> tqdm:
@@ -164,11 +164,11 @@ def progress(items=None, total=None, desc="", unit="it", *, disable=False, **opt
 
 def version() -> str:
     """The version of this program, which stands in pyproject.toml alone."""
+    text = ""
     with suppress(OSError):
         text = Path(__file__).with_name("pyproject.toml").read_text(encoding="utf-8")
-        found = re.search(r'^version *= *"([^"]+)"', text, re.MULTILINE)
-        return found[1] if found else "unknown"
-    return "unknown"
+    found = re.search(r'^version *= *"([^"]+)"', text, re.MULTILINE)
+    return found[1] if found else "unknown"
 
 
 class Defaults(argparse.ArgumentDefaultsHelpFormatter):
@@ -236,15 +236,12 @@ def pick_device(name: str = "auto") -> torch.device:
             name = "cuda"
         elif torch.backends.mps.is_available():
             name = "mps"
-    try:
+    with suppress(RuntimeError, AssertionError):
         device = torch.device(name)
         torch.empty(1, device=device)
-        usable = device.type in ("cpu", "cuda", "mps")
-    except (RuntimeError, AssertionError):
-        usable = False
-    if not usable:
-        raise UsageError(f"--device {name}: not available on this machine")
-    return device
+        if device.type in ("cpu", "cuda", "mps"):
+            return device
+    raise UsageError(f"--device {name}: not available on this machine")
 
 
 @functools.cache
@@ -255,10 +252,8 @@ def bf16_works() -> bool:
     oneDNN is kept from AMX and the trial repeated.
     """
     code = (
-        "import torch, torch.nn.functional as F\n"
-        "with torch.autocast('cpu', dtype=torch.bfloat16):\n"
-        "    x = torch.ones(1, 32, 32, 32, requires_grad=True)\n"
-        "    F.conv2d(x, torch.ones(32, 32, 3, 3)).float().sum().backward()\n"
+        "import torch; x = torch.ones(1, 32, 32, 32, dtype=torch.bfloat16, requires_grad=True);"
+        "torch.nn.functional.conv2d(x, x.new_ones(32, 32, 3, 3)).float().sum().backward()"
     )
     for limit in ({}, {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}):
         environment = {**limit, **os.environ}  # what the user has set counts
