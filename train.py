@@ -334,7 +334,8 @@ def train(args, device, run: Path, resuming: bool) -> int:
     bicubic = modules.Interpolation(args.scale).to(device)
     bicubic_psnr = validate(bicubic, pairs, len(few))[1]
     check_every = min(CHECK_EVERY[1], max(CHECK_EVERY[0], total // 20))
-    model = DistributedDataParallel(network) if world() > 1 else network
+    # Buffers are constants, the same in all processes.
+    model = DistributedDataParallel(network, broadcast_buffers=False) if world() > 1 else network
     weights, averages = list(network.parameters()), list(average.parameters())
     batch_options = dict(
         seed=args.seed, batch_size=args.batch_size, patch=args.patch_size, scale=args.scale,

@@ -46,7 +46,7 @@ def run_main(main) -> None:
     except OSError as error:
         status, message = 1, f"{error.filename or 'writing'}: {reason(error)}"
     except (MemoryError, RuntimeError) as error:  # torch has several types for it, by version
-        if not isinstance(error, MemoryError) and "memory" not in str(error):
+        if not isinstance(error, MemoryError) and "allocate" not in str(error):
             raise
         status, message = 1, "out of memory: try a smaller --batch-size, --patch-size or --tile"
     except KeyboardInterrupt:

@@ -58,7 +58,7 @@ def runs(adni, tmp_path_factory):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     torchrun += ["--nproc-per-node", "2", "--max-restarts", "1", "--monitor-interval", "0.1", "--"]
     command = [*torchrun, "runner.py", str(ROOT), *words, "--run", "two", "--cache", "cache"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=170)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "plot", lambda *a: None)
