@@ -1,6 +1,7 @@
 """The run folder: claimed by one run alone, its log, the state that a run goes on from."""
 
 import csv
+import gc
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 import torch
 
 from checkpoints import load_checkpoint, save_checkpoint
+from plots import loss_figure
 from utils import DataError, UsageError, as_data_error, atomic_write, reason
 
 LOG_FIELDS = ("iteration", "loss", "bicubic_loss", "lr", "val_mse", "val_psnr", "bicubic_psnr")
@@ -88,6 +90,14 @@ def append_log(path, rows) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({reason(error)})") from None
+
+
+def plot(run: Path, rows, about: dict) -> None:
+    """Draw loss.png from the rows of the log."""
+    arch = about["arch"]
+    words = f"{arch['name']}, {arch['channels']} channels, {about['trained_on']}"
+    loss_figure(run / "loss.png", rows, f"{words}, {about['degradation']}")
+    gc.collect()  # figures hold reference cycles: a long run would grow by each one
 
 
 def loss_curve(checkpoint) -> tuple[tuple[int, ...], tuple[float, ...]]:

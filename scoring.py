@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 import modules
-from degradation import Scale, crop_to_scale, degrade, make_consistent
+from degradation import NAMED, Scale, crop_to_scale, degrade, make_consistent, parse_degradation
 from description import describe_degradation
 from figures import Example
 from metrics import score, summarise
@@ -16,6 +16,19 @@ from utils import progress
 
 CONSISTENT = ", consistent"  # ends the name of a row that is projected onto the LR slice
 BATCH = 2**15  # LR pixels that are upscaled at once
+# The degradations that validation slices take in turns in training with `wide`.
+WIDE = (*NAMED, *NAMED, "blur-2", "blur-1", "rician-2", "jpeg-75", "zerofill-2")
+THROUGH = ("slab-1", "slab-0.8", "blur-1", "slab-1+rician-2")  # the same, through thick slices
+
+
+def taking_turns(name: str, scale: Scale) -> tuple[str, ...]:
+    """The degradations that one of training stands for at validation. Raises UsageError."""
+    if name == "wide":
+        return THROUGH if 1 in scale else WIDE
+    if name == "mixed":
+        return NAMED
+    parse_degradation(name)
+    return (name,)
 
 
 def as_tensor(pixels: np.ndarray, scale: Scale = (4, 4), device="cpu") -> torch.Tensor:

@@ -12,7 +12,6 @@ some 0.2 % of a loss after 60 of them.
 """
 
 import copy
-import gc
 import math
 import os
 import platform
@@ -28,13 +27,12 @@ import dataset
 import modules
 import runs
 from checkpoints import load_checkpoint, save_checkpoint
-from degradation import NAMED, degrade, parse_degradation, parse_scale, scale_name
+from degradation import degrade, parse_scale, scale_name
 from figures import examples_figure
 from metrics import metrics_table, psnr_of
 from optim import learning_rate, optimisers_of
-from plots import loss_figure
 from processes import Stop, job, join_processes, rank, restarts, world
-from scoring import as_tensor, evenly_spaced, example_of, score_slices, table_of
+from scoring import as_tensor, evenly_spaced, example_of, score_slices, table_of, taking_turns
 from upscaling import keep_memory
 from utils import (
     DataError,
@@ -53,8 +51,6 @@ from utils import (
 SAVE_EVERY = 200  # iterations between two writings of last.pt
 CHECK_EVERY = 100, 1000  # fewest and most iterations between two validations, about 20 in a run
 VALIDATION_SLICES = 64
-WIDE = (*NAMED, *NAMED, "blur-2", "blur-1", "rician-2", "jpeg-75", "zerofill-2")  # at validation
-THROUGH = ("slab-1", "slab-0.8", "blur-1", "slab-1+rician-2")  # the same, through thick slices
 # What --resume may change: how long, where and how fast, never what is computed.
 MAY_CHANGE = {
     "epochs", "iterations", "device", "workers", "threads", "resume", "run", "cache", "data",
@@ -131,7 +127,7 @@ def arguments(argv=None):
     if through and args.axis == "axial":
         args.axis = "through"
     args.degradation = args.degradation or ("box" if through else "bicubic")
-    degradations(args)  # an unknown name is an error here
+    taking_turns(args.degradation, args.scale)  # an unknown name is an error here
     return args
 
 
@@ -155,16 +151,6 @@ def resumed_arguments(parser, argv, run):
     if args.iterations != before["iterations"]:  # the newer of the two counts
         args.epochs = None
     return args
-
-
-def degradations(args) -> tuple[str, ...]:
-    """The degradations of the validation slices, which take turns."""
-    if args.degradation == "wide":
-        return THROUGH if 1 in args.scale else WIDE
-    if args.degradation == "mixed":
-        return NAMED
-    parse_degradation(args.degradation)
-    return (args.degradation,)
 
 
 def main(argv=None) -> int:
@@ -277,7 +263,7 @@ def set_up(args, device, run, resuming):
 
 def validation_pairs(slices, args, device):
     """(index, LR, HR) of this process's share of the validation slices."""
-    pairs, names = [], degradations(args)
+    pairs, names = [], taking_turns(args.degradation, args.scale)
     for i in range(rank(), len(slices), world()):
         hr = as_tensor(slices[i], args.scale, device)
         pairs.append((i, degrade(hr, names[i % len(names)], args.scale, seed=i), hr))
@@ -412,7 +398,7 @@ def train(args, device, run: Path, resuming: bool) -> int:
             unwritten = []
             runs.save_last(run, state, about)
             if check:
-                plot(run, rows, about)
+                runs.plot(run, rows, about)
         if stopping:
             bar.close()
             if chief:
@@ -427,14 +413,6 @@ def train(args, device, run: Path, resuming: bool) -> int:
 # --- the end --------------------------------------------------------------------------------------
 
 
-def plot(run: Path, rows, about: dict) -> None:
-    """Draw loss.png from the rows of the log."""
-    arch = about["arch"]
-    words = f"{arch['name']}, {arch['channels']} channels, {about['trained_on']}"
-    loss_figure(run / "loss.png", rows, f"{words}, {about['degradation']}")
-    gc.collect()  # figures hold reference cycles: a long run would grow by each one
-
-
 def finish(run: Path, rows, slices, config, about, device) -> int:
     """The result on the slices of the test subjects: table, figures, and what to do next."""
     several = about["degradation"] in ("mixed", "wide")
@@ -446,7 +424,7 @@ def finish(run: Path, rows, slices, config, about, device) -> int:
         table = table_of(scores, networks)
         result = {"degradation": shown, "results": table, "config": config}
         runs.write_json(run / "metrics.json", result)
-        plot(run, rows, about)
+        runs.plot(run, rows, about)
         chosen = np.unique(np.linspace(0, len(slices) - 1, 5).round().astype(int)[1:4])
         examples = [example_of(network, slices, int(i), shown, scores, device) for i in chosen]
         examples_figure(run / "examples.png", examples, title=f"test subjects, LR by {shown}")

@@ -43,7 +43,7 @@ if os.environ["RANK"] == "1":
     make_batch, dataset.training_batch = dataset.training_batch, training_batch
     sys.addaudithook(forbid_writing)
 train.CHECK_EVERY = 1, 1000
-train.plot = train.examples_figure = lambda *a, **k: None  # longer than the rest
+train.runs.plot = train.examples_figure = lambda *a, **k: None  # longer than the rest
 utils.run_main(train.main)
 """
 
@@ -61,7 +61,7 @@ def runs(adni, tmp_path_factory):
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "plot", lambda *a: None)
+        patch.setattr(train.runs, "plot", lambda *a: None)
         patch.setattr(train, "examples_figure", lambda *a, **k: None)
         patch.setattr(train, "CHECK_EVERY", (1, 1000))
         train.main([*words, "--run", str(folder / "one"), "--cache", str(folder / "cache")])

@@ -49,7 +49,7 @@ def command(small, tmp_path_factory):
 @pytest.fixture
 def no_figures(monkeypatch):
     """Figures take most of the time of such a short run, which is validated 20 times here."""
-    monkeypatch.setattr(train, "plot", lambda *a: None)
+    monkeypatch.setattr(runs, "plot", lambda *a: None)
     monkeypatch.setattr(train, "examples_figure", lambda *a, **k: None)
     monkeypatch.setattr(train, "CHECK_EVERY", (1, 1000))
 
@@ -183,6 +183,22 @@ def test_dry_run_without_data_uses_the_slices_of_the_clone(no_figures, capsys, s
 def test_other_networks_and_schedules_train(command, no_figures, words):
     assert train.main([*command, *words.split(), "--iterations", "3", "--run", "r"]) == 0
     assert len(log("r")) == 3
+
+
+def test_through_the_slices_of_volumes(no_figures, real_slices, small, cli):
+    import nibabel as nib
+
+    Path("heads").mkdir()
+    for n in range(4):
+        volume = real_slices[0, 0, 60:124:2, 40:96:2, None].numpy() * np.linspace(0.5, 1, 32)
+        nib.save(nib.Nifti1Image(np.roll(volume, n, 1), np.eye(4)), f"heads/sub-0{n}.nii.gz")
+    words = "--scale 4x1 --iterations 2 --patch-size 8 --channels 4 --blocks 1 --batch-size 2"
+    assert train.main(["--data", "heads", *words.split(), "--slices", "4", "--run", "a"]) == 0
+    checkpoint = content("a/best.pt")
+    assert checkpoint["scale"] == [4, 1] and checkpoint["degradation"] == "box"
+    assert modules.load_network(checkpoint)(torch.rand(1, 1, 7, 9)).shape == (1, 1, 28, 9)
+    status, _, errors = cli(train.main, "--data", small, *words.split(), "--run", "b")
+    assert status == 1 and "holds pictures only" in errors
 
 
 def test_muon_steps_are_orthogonal_and_downhill():
@@ -407,7 +423,7 @@ sys.path.insert(0, {root!r})
 import dataset, train, utils
 train.SAVE_EVERY = 3
 train.CHECK_EVERY = 1, 1000
-train.plot = train.examples_figure = lambda *a, **k: None
+train.runs.plot = train.examples_figure = lambda *a, **k: None
 {bad}
 utils.run_main(lambda: train.main(sys.argv[1:]))
 """
