@@ -70,6 +70,13 @@ def functional_groups(ds, name: str) -> list[dict]:
     return found
 
 
+def part_of(ds) -> str:
+    """Which part of complex values GE says that a picture shows; '' where it does not say."""
+    raw = ds.get((0x0043, 0x102F))
+    values = [] if raw is None else np.atleast_1d(list(raw.value) if raw.VR == "UN" else raw.value)
+    return PARTS[int(values[0])] if len(values) and 0 <= int(values[0]) < len(PARTS) else ""
+
+
 def frames_of(ds, file) -> list[Frame]:
     """The slices that a DICOM file describes, without pixels: one, or many if it is multi-frame."""
     count = int(ds.get("NumberOfFrames") or 1)
@@ -80,18 +87,13 @@ def frames_of(ds, file) -> list[Frame]:
         item.get("DimensionIndexPointer") for item in ds.get("DimensionIndexSequence") or ()
     ]
     uid, first = str(ds.get("SOPInstanceUID") or file), ds.get("InstanceNumber")
-    raw = ds.get((0x0043, 0x102F))  # GE's number of the part of complex values
-    raw = (
-        np.atleast_1d(list(raw.value) if isinstance(raw.value, bytes) else raw.value) if raw else []
-    )
-    parts = tuple(PARTS[int(x)] for x in raw[:1] if 0 <= int(x) < 4)
     frames = []
     for i in range(count):
         group = (shared[0] if shared else {}) | (own[i if len(own) == count else 0] if own else {})
 
         def value(*names, group=group):
             """The first of these attributes that the frame, all frames or the file have."""
-            found = (group.get(name) or ds.get(name) for name in names)
+            found = (source.get(name) for name in names for source in (group, ds))
             return next((v for v in found if v is not None and v != ""), None)
 
         def clock(name, value=value):
@@ -120,7 +122,11 @@ def frames_of(ds, file) -> list[Frame]:
         frame.inter = float(value("RescaleIntercept") or 0)
         frame.number = (int(first or 0), i)
         frame.echo = round(float(value("EffectiveEchoTime", "EchoTime") or 0), 3)
-        frame.kind = (*map(str, np.concatenate(kind)), str(value("ComplexImageComponent")), *parts)
+        frame.kind = (
+            *map(str, np.concatenate(kind)),
+            str(value("ComplexImageComponent")),
+            part_of(ds),
+        )
         frame.times = tuple(times)
         frame.identity = (uid, *frame.number, str(position), *map(str, times[5:]))
         frame.white_is_zero = ds.get("PhotometricInterpretation") == "MONOCHROME1"

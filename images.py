@@ -19,7 +19,8 @@ def read_image(job, force: bool = False):
     """The picture or scan of a job. Raises DataError for what cannot be read."""
     if job.kind == "picture":
         return PictureImage(job.source, pictures.read_picture(job.source, force))
-    return ScanImage(job.source, read_scan(job.source, job.files, kind=job.kind, force=force))
+    volume = read_scan(job.source, job.files, series=job.series, kind=job.kind, force=force)
+    return ScanImage(job.source, volume)
 
 
 class PictureImage:

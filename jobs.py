@@ -4,10 +4,11 @@ import argparse
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import formats
+from dicom import dicom_series
 from provenance import bids_name
 from subjects import Scan, files_below
 from utils import DataError, UsageError, note
@@ -27,6 +28,7 @@ class Job:
     output: Path  # nothing is written outside of it
     batch: bool  # one of several inputs: finished ones are skipped, errors do not end the program
     files: tuple = ()  # of a DICOM series
+    series: str = ""
     kind: str = ""  # picture, volume or dicom
     dataset: Path | None = None  # the BIDS data set that it is in
 
@@ -85,7 +87,12 @@ def find_jobs(args) -> list[Job]:
 def scans_below(image: Path, args) -> list[tuple]:
     """The inputs that a path stands for: [(folder to mirror, scan, BIDS data set or None)]."""
     if not image.is_dir():
-        return [(image.parent, Scan(image, "", "", ""), None)]
+        scans = [Scan(image, "", "", "")]
+        found = dicom_series([image]) if formats.kind_of(image) == "dicom" else []
+        if len(found) > 1:  # echoes, phase ... in one file
+            scans = [replace(scans[0], files=(image,), series=n, about=a) for n, a, *_ in found]
+            scans = chosen_scans(image, scans, args.series) if args.series else scans
+        return [(image.parent, scan, None) for scan in scans]
     bids = image if (image / "dataset_description.json").is_file() else None
     scans, left = [], Counter()
     for scan in chosen_scans(image, files_below(image)[0], args.series):
@@ -148,6 +155,8 @@ def name_jobs(found: list[tuple], output: Path | None, batch: bool, chosen: bool
             name += f"_{scan.series}" if chosen or series[path] > 1 else ""
         else:
             name = plain_name(path.name)
+            part = series[path] > 1 or (chosen and "_" in scan.series)
+            name += f"_{scan.series}" if part else ""
             if stems[folder][name.casefold()] > 1 or name.casefold() in names[folder]:
                 name = path.name  # two inputs of one stem keep their endings
         # The folder of a DICOM series is an input like a file: results go beside it, not into it.
@@ -160,7 +169,7 @@ def name_jobs(found: list[tuple], output: Path | None, batch: bool, chosen: bool
             name = "_" + name
         used.add(str(place / name).casefold())
         kind = "dicom" if scan.files else formats.kind_of(path)
-        jobs.append(Job(path, place, name, home, batch, scan.files, kind, bids))
+        jobs.append(Job(path, place, name, home, batch, scan.files, scan.series, kind, bids))
     return jobs
 
 

@@ -145,5 +145,6 @@ def write_description(output: Path, root: Path) -> None:
 def write_json(path: Path, content, text: str = "") -> Path:
     """Write an object as JSON (or a text as it is), whole or not at all."""
     with atomic_write(path, "w") as file:
-        file.write(text or json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        text = text or json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        file.write(text.encode("utf-8", "backslashreplace").decode())  # names that are no UTF-8
     return path

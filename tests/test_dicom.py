@@ -13,6 +13,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 from scans import ALONG, DOWN, NORMAL, ORIGIN, dicom, save_series
 
 import dicom_frames
+import predict
 from dicom import dicom_series, read_scan
 from utils import DataError
 
@@ -203,6 +204,21 @@ def test_echoes_and_phase_are_separate_results_with_names(name, tmp_path, capsys
     first = read_scan(tmp_path / "s", files)
     np.testing.assert_array_equal(first.stored, WANTED[..., 0])
     assert "several scans" in capsys.readouterr().err
+
+
+def test_parts_of_one_file_become_results_with_names(tmp_path, tiny):
+    rng = np.random.default_rng(8)
+    enhanced(mixed(rng), kind=lambda t: COMPLEX[t]).save_as(tmp_path / "a.dcm")
+    always = ["--checkpoint", str(tiny), "--device", "cpu", "--no-figure", "--output"]
+    assert predict.main([str(tmp_path / "a.dcm"), *always, str(tmp_path / "o")]) == 0
+    found = {path.name for path in (tmp_path / "o").glob("*.nii.gz")}
+    assert found == {f"a_3_{part}_x4.nii.gz" for part in ("e1", "e1_phase", "e2")}
+    chosen = ["--series", "3_e2", *always, str(tmp_path / "p")]
+    assert predict.main([str(tmp_path / "a.dcm"), *chosen]) == 0
+    (result,) = (tmp_path / "p").glob("*.nii.gz")
+    assert result.name == "a_3_e2_x4.nii.gz"
+    same = nib.load(tmp_path / "o" / result.name).get_fdata()
+    np.testing.assert_array_equal(nib.load(result).get_fdata(), same)
 
 
 def test_a_file_that_is_there_twice_counts_once(tmp_path):
