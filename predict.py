@@ -232,7 +232,7 @@ def upscale(job, image, upscaler: Upscaler, ways, args, figure: bool, warnings: 
     """Upscale all slices of an image along one way; or along two, of which the mean counts."""
     scale, label = upscaler.network.scale, upscaler.label
     out = image.output_like(ways[0], scale)
-    if out.nbytes > max(LARGE, 20 * image.bytes):
+    if out.nbytes > LARGE or out.nbytes > 20 * image.bytes:
         note(f"{job.source}: the result takes {out.nbytes / 2**30:.1f} GB before compression")
     for t in reversed(range(image.times)):  # the figure shows the first one
         data = image.intensities(t)

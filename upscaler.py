@@ -59,11 +59,10 @@ def load_upscaler(path: Path, args, device) -> Upscaler:
     """Load weights. Raises DataError or UsageError for none, or those of another scale."""
     checkpoint = load_checkpoint(path)
     network = modules.load_network(checkpoint, path).to(device)
-    if (network.scale[1] == 1) != (args.through_plane is not None):
-        kind = (
-            "through the slices: use --through-plane" if network.scale[1] == 1 else "in the slice"
-        )
-        raise UsageError(f"{path}: enlarges {kind}")
+    through = network.scale[1] == 1
+    if through != (args.through_plane is not None):
+        mend = "through the slices; add" if through else "in the slice; leave out"
+        raise UsageError(f"{path}: enlarges {mend} --through-plane")
     if args.scale and network.scale != (args.scale, args.scale):
         raise UsageError(f"--scale {args.scale}: {path} enlarges by {scale_name(network.scale)}")
     way = args.degradation

@@ -1,5 +1,6 @@
 """predict.py on pictures: sizes, bit depths, names, folders, figures, simulation."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -8,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, checkpoint_of
 from PIL import Image
 
 import checkpoints
 import metrics
 import modules
 import predict
+import upscaler
 from degradation import degrade
 from utils import DataError, UsageError
 
@@ -304,3 +306,143 @@ def test_as_a_program_without_heavy_imports(tmp_path, tiny):
     result = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 1
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+
+
+# --- at the prompt --------------------------------------------------------------------------------
+
+
+def untrained(path, scale=(4, 4), **more) -> Path:
+    """Weights that are interpolation in each channel of a tiny network."""
+    arch = {"name": "deep", "channels": 2, "blocks": 0, **more}
+    torch.manual_seed(0)
+    about = checkpoint_of(modules.build(arch, scale), arch) | {"scale": list(scale)}
+    checkpoints.save_checkpoint(path, about)
+    return path
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (17, 30)])
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_every_scale(tmp_path, monkeypatch, size, scale):
+    for n in (2, 3, 4):
+        untrained(tmp_path / f"x{n}.pt", (n, n))
+    monkeypatch.setattr(upscaler, "WEIGHTS", tmp_path)
+    picture = save(tmp_path / "p.png", ramp(*size))
+    predict.main([str(picture), "--scale", str(scale), "--device", "cpu"])
+    sr = pixels(tmp_path / f"p_x{scale}.png")
+    assert sr.shape == (scale * size[0], scale * size[1])
+    lr = torch.from_numpy(pixels(picture).copy())[None, None].float()
+    wanted = torch.nn.functional.interpolate(lr, scale_factor=scale, mode="bicubic")[0, 0]
+    assert np.abs(sr - wanted.clamp(0, 255).numpy()).max() <= 0.51
+    sizes = (3 * size[0] + scale, 3 * size[1] + scale)
+    picture = save(tmp_path / "s.png", ramp(*sizes))
+    predict.main([str(picture), "--scale", str(scale), "--simulate", "--device", "cpu"])
+    cut = tuple(n // scale * scale for n in sizes)
+    assert pixels(tmp_path / f"s_simulated_x{scale}.png").shape == cut
+    weights = ["--checkpoint", str(tmp_path / "x2.pt"), "--scale", "3"]
+    with pytest.raises(UsageError, match=r"--scale 3: .* enlarges by 2"):
+        predict.main([str(picture), *weights])
+
+
+def test_several_inputs_none_is_lost(tmp_path, run, capsys):
+    a, b, c = (save(tmp_path / f"{n}.png", ramp(8, 8)) for n in "abc")
+    (tmp_path / "d").mkdir()
+    save(tmp_path / "d/e.png", ramp(8, 8))
+    (tmp_path / "bad.png").write_text("no picture")
+    options = (a, "--image", b, "--image", c, tmp_path / "d", a, tmp_path / "bad.png")
+    assert run(*options, "--output", tmp_path / "o") == 1
+    assert names(tmp_path / "o") == [f"{n}_x4.png" for n in "abce"]
+    said = capsys.readouterr()
+    assert "4 upscaled, 1 failed" in said.out and "bad.png" in said.err
+    run(*options, "--output", tmp_path / "o")
+    assert "4 finished before" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="name a picture"):
+        run()
+
+
+def test_json_is_all_that_is_printed(tmp_path, run, capsys):
+    a, b = save(tmp_path / "a.png", ramp(8, 8)), tmp_path / "b.png"
+    b.write_text("no picture")
+    run(a, "--json")
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert not said.err and found["files"][0] == str(tmp_path / "a_x4.png")
+    sidecar = json.loads((tmp_path / "a_x4.json").read_text())
+    assert {k: found[k] for k in sidecar} == sidecar
+    assert sidecar["SourceSHA256"] == hashlib.sha256(a.read_bytes()).hexdigest()
+    weights = Path(sidecar["Weights"])
+    assert weights.name == "tiny.pt" and len(sidecar["WeightsSHA256"]) == 64
+    assert sidecar["Scale"] == [4, 4] and sidecar["DegradationFrom"] == "nobody"
+    assert run(a, b, "--json", "--overwrite") == 1
+    first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert first["input"] == str(a) and "not a picture" in second["error"]
+    run(a, "--quiet")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_what_is_told_reaches_the_network_and_the_sidecar(tmp_path, capsys):
+    weights = untrained(tmp_path / "told.pt", told=True)
+    picture = save(tmp_path / "a.png", ramp(24, 24))
+    common = [str(picture), "--checkpoint", str(weights), "--device", "cpu", "--no-figure"]
+    seen = []
+    for options, source, words in (
+        ([], "estimated by the network", ""),
+        (
+            ["--blur", "1.5", "--noise", "0.02"],
+            "told by the user",
+            "blurred by 1.5 pixels, noise 2 %",
+        ),
+        (["--degradation", "kspace"], "told by the user", "kspace"),
+    ):
+        predict.main([*common, *options])
+        sidecar = json.loads((tmp_path / "a_x4.json").read_text())
+        assert sidecar["DegradationFrom"] == source and words in sidecar["Degradation"]
+        assert sidecar["Degradation"] in capsys.readouterr().out  # and is said
+        assert sidecar["ProjectedOntoInput"] == bool(options)
+        seen.append(sidecar["Degradation"])
+    assert len(set(seen)) == 3
+
+
+def test_options_that_do_nothing_are_said(tmp_path, run, capsys):
+    picture = save(tmp_path / "a.png", ramp(8, 8))
+    for options, words in (
+        (["--axis", "coronal"], "--axis does nothing"),
+        (["--series", "3"], "--series does nothing"),
+        (["--overwrite"], "--overwrite does nothing"),
+        (["--degradation", "kspace", "--no-consistent"], "cannot be told"),
+    ):
+        run(picture, "--no-figure", *options)
+        assert words in capsys.readouterr().err
+    run(picture, "--no-figure")
+    assert not capsys.readouterr().err
+
+
+def test_very_large_pictures_go_in_bands_and_are_announced(tmp_path, run, monkeypatch, capsys):
+    picture = save(tmp_path / "p.png", ramp(150, 20, 60000), np.uint16)
+    run(picture, "--output", tmp_path / "whole")
+    monkeypatch.setattr(predict, "BAND_PIXELS", 1400)
+    monkeypatch.setattr(predict, "LARGE", 5000)
+    capsys.readouterr()
+    run(picture, "--output", tmp_path / "bands")
+    assert "the result takes" in capsys.readouterr().out
+    whole, bands = (pixels(tmp_path / o / "p_x4.png").astype(int) for o in ("whole", "bands"))
+    assert np.abs(whole - bands).max() <= 1
+
+
+def test_an_interrupted_folder_says_how_to_go_on(tmp_path, run, monkeypatch, capsys):
+    for i in range(4):
+        save(tmp_path / f"{i}.png", ramp(8, 8))
+    real, seen = predict.predict_one, []
+
+    def interrupted(job, *rest):
+        seen.append(job)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return real(job, *rest)
+
+    monkeypatch.setattr(predict, "predict_one", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, "--workers", "1")
+    assert "interrupted after 2 of 4; the same command" in capsys.readouterr().err
+    run(tmp_path)
+    assert "finished before" in capsys.readouterr().out
+    assert len(names(tmp_path)) == 8

@@ -1,6 +1,7 @@
 """Scans with geometry: NIfTI, FreeSurfer, Analyze, DICOM; where voxels lie and what they mean."""
 
 import gzip
+import json
 
 import nibabel as nib
 import numpy as np
@@ -20,6 +21,7 @@ from scans import (
     make_affine,
     save_series,
 )
+from scipy.ndimage import maximum_filter, minimum_filter
 
 import dataset
 import dicom as dicom_files
@@ -261,6 +263,53 @@ def test_4d_is_done_volume_by_volume(tmp_path, run):
         np.testing.assert_allclose(result.get_fdata()[..., t], alone, atol=1e-3)
 
 
+def hostile(rng) -> dict[str, np.ndarray]:
+    """Arrays (9, 10, 4) that no scanner makes, but files hold."""
+    shape = (9, 10, 4)
+    spike, block = np.zeros(shape), np.full(shape, 100.0)
+    spike[4, 5, 2], block[2:7, 3:8, 1] = 1e4, -100
+    return {
+        "random": rng.normal(size=shape),
+        "checkerboard": np.indices(shape).sum(0) % 2 * 2000.0 - 1000,
+        "spike": spike,
+        "block": block,
+        "negative": -rng.random(shape) - 5,
+        "huge": rng.normal(size=shape) * 1e30,
+        "tiny": rng.random(shape) * 1e-30,
+        "constant": np.full(shape, -3.0),
+        "offset": 1e6 + rng.random(shape),
+        "steps": rng.integers(-1, 2, shape) * 32767.0,
+    }
+
+
+def test_results_stay_near_the_values_around_whatever_comes(tmp_path, run, tiny):
+    for name, data in hostile(np.random.default_rng(5)).items():
+        for dtype in (np.float32, np.int16):
+            if dtype == np.int16 and abs(data).max() > 32767:
+                continue
+            data = data.astype(dtype)
+            nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / "a.nii")
+            run("--checkpoint", tiny, "--image", tmp_path / "a.nii")
+            result = nib.load(tmp_path / "a_x4.nii.gz").get_fdata()
+            # Within the range of the 5x5 pixels around, widened by itself at both ends.
+            size, mode = (5, 5, 1), "nearest"
+            most = maximum_filter(data.astype(float), size, mode=mode)
+            least = minimum_filter(data.astype(float), size, mode=mode)
+            room = most - least + 1e-4 * abs(data).max() + (dtype == np.int16)
+            least, most = ((x.repeat(4, 0).repeat(4, 1)) for x in (least - room, most + room))
+            assert ((least <= result) & (result <= most)).all(), (name, dtype)
+            slack = 1e-4 * abs(data).max()
+            assert result.min() >= min(0, data.min()) - slack, (name, dtype)
+
+
+def test_many_volumes_are_no_anatomy(tmp_path, run):
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 3, 40), np.int16), np.eye(4)), tmp_path / "a.nii")
+    with pytest.raises(DataError, match=r"40 volumes.*--force"):
+        run(tmp_path / "a.nii")
+    run(tmp_path / "a.nii", "--force")
+    assert nib.load(tmp_path / "a_x4.nii.gz").shape == (16, 16, 3, 40)
+
+
 # --- formats --------------------------------------------------------------------------------------
 
 
@@ -483,3 +532,37 @@ def test_a_cohort_is_mirrored_resumed_and_counted(tmp_path, run, capsys):
     run("--image", data, "--output", tmp_path / "o")
     assert "3 finished before" in capsys.readouterr().out
     assert (tmp_path / "o/sub-03/dicom_x4.nii.gz").stat().st_mtime_ns == before
+
+
+def test_a_bids_data_set_gives_a_bids_derivative(tmp_path, run, capsys):
+    data = tmp_path / "study"
+    scan = nib.Nifti1Image(blob((8, 8, 3)).astype(np.int16), np.eye(4))
+    for name in (
+        "sub-01/anat/sub-01_run-1_T1w",
+        "sub-01/func/sub-01_task-rest_bold",
+        "sub-02/ses-a/anat/sub-02_ses-a_desc-preproc_T2w",
+        "sub-02/ses-a/anat/sub-02_ses-a_label-GM_mask",
+        "sourcedata/old",
+        "derivatives/other/sub-01_T1w",
+    ):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        nib.save(scan, data / f"{name}.nii.gz")
+    about = {"Name": "Study", "BIDSVersion": "1.8.0", "License": "CC0", "DatasetDOI": "doi:1/2"}
+    (data / "dataset_description.json").write_text(json.dumps(about))
+    assert run(data) == 0
+    home = data / "derivatives" / "superres"
+    found = {str(p.relative_to(home)) for p in home.rglob("*") if p.is_file()}
+    results = (
+        "sub-01/anat/sub-01_run-1_res-x4_desc-superres_T1w",
+        "sub-02/ses-a/anat/sub-02_ses-a_res-x4_desc-preprocSuperres_T2w",
+    )
+    files = {result + end for result in results for end in (".nii.gz", ".json")}
+    assert found == files | {"dataset_description.json", ".bidsignore"}
+    about = json.loads((home / "dataset_description.json").read_text())
+    assert about["DatasetType"] == "derivative" and about["License"] == "CC0"
+    assert about["GeneratedBy"][0]["Version"] and about["SourceDatasets"][0]["DOI"] == "doi:1/2"
+    sidecar = json.loads((home / f"{results[0]}.json").read_text())
+    assert sidecar["Sources"] == ["bids:source:sub-01/anat/sub-01_run-1_T1w.nii.gz"]
+    assert "BOLD" in capsys.readouterr().out
+    run(data)
+    assert "2 finished before" in capsys.readouterr().out

@@ -1,0 +1,182 @@
+"""predict.py through thick slices: which factor, where voxels lie, what they hold."""
+
+import itertools
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import checkpoint_of
+from scans import blob, corners, make_affine
+
+import checkpoints
+import images
+import modules
+import predict
+import upscaler
+from utils import DataError, UsageError
+
+
+def save_weights(path, scale, channels=2, blocks=0, tail=0.0):
+    """Weights of a small network; without a tail it is bicubic interpolation."""
+    arch = {"name": "deep", "channels": channels, "blocks": blocks}
+    torch.manual_seed(1)
+    network = modules.build(arch, scale)
+    torch.nn.init.normal_(network.tail.weight, std=tail)
+    checkpoints.save_checkpoint(path, checkpoint_of(network, arch) | {"scale": list(scale)})
+    return network.eval()
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Run predict.py with weights for 2, 3 and 4 slices of each thick one."""
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    for n in (2, 3, 4):
+        save_weights(weights / f"through-x{n}.pt", (n, 1))
+    save_weights(weights / "x4.pt", (4, 4))
+    monkeypatch.setattr(upscaler, "WEIGHTS", weights)
+
+    def call(*arguments) -> int:
+        figure = [] if "--figure" in arguments else ["--no-figure"]
+        return predict.main(["--device", "cpu", *figure, *map(str, arguments)])
+
+    return call
+
+
+def save(path, data, affine):
+    nib.save(nib.Nifti1Image(data, affine), path)
+    return path
+
+
+@pytest.mark.parametrize("order", itertools.permutations(range(3)))
+@pytest.mark.parametrize("signs", [(1, 1, 1), (-1, 1, -1)])
+def test_the_edges_of_the_grid_stay_whichever_axis_is_thick(tmp_path, run, order, signs):
+    turn = (8, -13, 21)
+    affine = make_affine(order, signs, (0.9, 1.0, 3.1), turn)
+    path = save(tmp_path / "a.nii.gz", blob((7, 9, 5)).astype(np.float32), affine)
+    for n in (2, 3, 4):
+        run("--through-plane", n, path)
+        result = nib.load(tmp_path / f"a_through-x{n}.nii.gz")
+        assert result.shape == (7, 9, 5 * n)
+        np.testing.assert_allclose(corners(result), corners(nib.load(path)), atol=1e-4)
+        np.testing.assert_allclose(result.header.get_zooms(), (0.9, 1.0, 3.1 / n), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "wanted", "factor"),
+    [
+        ((1, 1, 4), 0, 4),
+        ((1, 1, 3.5), 0, 3),  # 4 would make voxels finer than the pixels
+        ((0.5, 0.9, 3), 0, 3),  # of pixels that are not square the larger size counts
+        ((1, 1, 3.97), 0, 4),  # as good as 4
+        ((0.5, 0.5, 6), 0, 4),  # 12 is not shipped
+        ((1, 1, 4), 2, 2),
+        ((1, 1, 4), 7, 4),
+        ((4, 1, 1), 0, 4),
+        ((1, 2.1, 1), 0, 2),
+    ],
+)
+def test_the_factor_makes_voxels_nearly_cubes(tmp_path, run, sizes, wanted, factor, capsys):
+    path = save(tmp_path / "a.nii.gz", blob((6, 6, 6)).astype(np.float32), np.diag([*sizes, 1]))
+    run(path, "--through-plane", wanted)
+    thick = int(np.argmax(sizes))
+    shape = tuple(6 * factor if axis == thick else 6 for axis in range(3))
+    assert nib.load(tmp_path / f"a_through-x{factor}.nii.gz").shape == shape
+    out = capsys.readouterr().out
+    if factor != wanted:
+        assert f"by {factor}" in out
+    assert ("no weights for 7" in out) == (wanted == 7)
+
+
+def test_the_result_is_the_mean_of_both_views_in_any_orientation(tmp_path, run):
+    network = save_weights(tmp_path / "n.pt", (3, 1), channels=4, blocks=2, tail=0.05)
+    rng = np.random.default_rng(0)
+    data = blob((8, 10, 5), 1).astype(np.float32) + rng.random((8, 10, 5), np.float32)
+    path = save(tmp_path / "a.nii.gz", data, np.diag([1, 1, 3, 1]))
+    run("--checkpoint", tmp_path / "n.pt", path, "--through-plane")
+    result = nib.load(tmp_path / "a_through-x3.nii.gz").get_fdata()
+    low, high = images.formats.intensity_range(data)
+    views = []
+    for across, along in ((0, 1), (1, 0)):
+        slices = np.ascontiguousarray(data.transpose(across, 2, along)[:, ::-1])
+        sr = modules.upscale(network, torch.from_numpy((slices - low) / (high - low))[:, None])
+        sr = sr[:, 0].numpy()[:, ::-1].clip(0) * (high - low) + low
+        views.append(sr.transpose(np.argsort((across, 2, along))))
+    np.testing.assert_allclose(result, np.mean(views, axis=0), atol=1e-4)
+    assert np.abs(views[0] - views[1]).max() > 0.01  # they do differ
+    # The same scan, stored with other axes first.
+    turned = make_affine((2, 0, 1), (1, 1, 1), (3, 1, 1))
+    path = save(tmp_path / "b.nii.gz", data.transpose(2, 0, 1), turned)
+    run("--checkpoint", tmp_path / "n.pt", path, "--through-plane")
+    other = nib.load(tmp_path / "b_through-x3.nii.gz").get_fdata()
+    np.testing.assert_allclose(other.transpose(1, 2, 0), result, atol=1e-4)
+
+
+def test_thick_slices_are_given_back_where_their_profile_is_known(tmp_path, run):
+    data = np.random.default_rng(1).integers(100, 900, (9, 8, 6)).astype(np.int16)
+    path = save(tmp_path / "a.nii.gz", data, np.diag([1, 1, 3, 1]))
+
+    def error(*options):
+        run(path, "--through-plane", *options)
+        result = nib.load(tmp_path / "a_through-x3.nii.gz").get_fdata()
+        return np.abs(result.reshape(9, 8, 6, 3).mean(3) - data).max()
+
+    assert error("--degradation", "slab-1") < 8 < error()  # 8 of 900: what 8 bits would round
+
+
+def test_what_it_is_not_for_is_said(tmp_path, run, capsys):
+    from PIL import Image
+
+    Image.new("L", (8, 8), 9).save(tmp_path / "p.png")
+    fine = save(tmp_path / "fine.nii.gz", blob((6, 6, 6)).astype(np.float32), np.eye(4))
+    with pytest.raises(DataError, match="picture"):
+        run(tmp_path / "p.png", "--through-plane")
+    with pytest.raises(DataError, match="1 mm apart"):
+        run(fine, "--through-plane")
+    assert run(fine, tmp_path / "p.png", "--through-plane", "--output", tmp_path / "o") == 1
+    assert "fine.nii.gz: slices 1 mm" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="scores"):
+        run(fine, "--through-plane", "--simulate")
+    with pytest.raises(UsageError, match="leave out --through-plane"):
+        run(fine, "--through-plane", "--checkpoint", tmp_path / "weights/x4.pt")
+    with pytest.raises(UsageError, match="add --through-plane"):
+        run(fine, "--checkpoint", tmp_path / "weights/through-x2.pt")
+
+
+def test_hints_for_thick_and_for_fine_scans(tmp_path, run, capsys):
+    for sizes, words in (((0.9, 0.9, 4), "--through-plane"), ((1, 1, 1), "--scale 2")):
+        path = save(tmp_path / "a.nii.gz", blob((6, 6, 6)).astype(np.int16), np.diag([*sizes, 1]))
+        run(path)
+        assert words in capsys.readouterr().out
+    run(save(tmp_path / "a.nii.gz", blob((6, 6, 6)).astype(np.int16), np.diag([3, 3, 3, 1])))
+    assert "--" not in capsys.readouterr().out
+
+
+def test_a_folder_of_thick_scans_is_resumed_whatever_their_factors(tmp_path, run, capsys):
+    data = tmp_path / "data"
+    data.mkdir()
+    for n in (2, 4):
+        save(data / f"s{n}.nii.gz", blob((6, 6, 5)).astype(np.int16), np.diag([1, 1, n, 1]))
+    assert run("--through-plane", data) == 0  # a path, not the number of slices
+    files = {p.name for p in data.iterdir()}
+    assert files >= {"s2_through-x2.nii.gz", "s4_through-x4.nii.gz"}
+    capsys.readouterr()
+    run(data, "--through-plane")
+    assert "2 finished before" in capsys.readouterr().out
+    assert {p.name for p in data.iterdir()} == files
+    sidecar = json.loads((data / "s4_through-x4.json").read_text())
+    assert sidecar["VoxelSizeBefore"] == [1, 1, 4] and sidecar["VoxelSizeAfter"] == [1, 1, 1]
+    assert sidecar["Plane"] == "sagittal and coronal" and sidecar["Scale"] == [4, 1]
+
+
+def test_the_figure_shows_both_views(tmp_path, run):
+    from PIL import Image
+
+    path = save(
+        tmp_path / "a.nii.gz", blob((20, 24, 6), 200).astype(np.uint8), np.diag([1, 1, 4, 1])
+    )
+    run(path, "--through-plane", "--figure")
+    with Image.open(tmp_path / "a_through-x4_figure.png") as image:
+        assert np.asarray(image.convert("L")).std() > 30
