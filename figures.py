@@ -8,7 +8,7 @@ from itertools import chain
 
 import numpy as np
 
-from utils import atomic_write
+from utils import atomic_write, one_line
 
 WIDTH = 8.6  # inches
 DPI = 180
@@ -150,7 +150,7 @@ def draw_panels(rows: list[list], title: str = "", extra: float = 0.0):
     figure = new_figure(height, layout=None)
     if title:
         y = 1 - 0.05 / height
-        figure.text(0.5, y, shortened(title, 105), ha="center", va="top", fontsize=NORMAL)
+        figure.text(0.5, y, shortened(one_line(title), 105), ha="center", va="top", fontsize=NORMAL)
     top, grid = height - head, []
     for row, (width, tall, text) in zip(rows, sizes):
         top -= text + GAP
