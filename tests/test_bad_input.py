@@ -463,7 +463,6 @@ USAGE = [
     (train, "--channels many", "--channels"),
     (train, "--channels 1000000000", "--channels"),
     (train, "--blocks -1", "--blocks: -1"),
-    (train, "--body residual --blocks 3", "--blocks and --half must be even"),
     (train, "--batch-size 0", "--batch-size: 0"),
     (train, "--patch-size -1", "--patch-size: -1"),
     (train, "--iterations 1.5", "--iterations"),
