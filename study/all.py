@@ -1,7 +1,7 @@
 """Repeat the whole study: every script, two at a time, one thread each; some 20 minutes.
 
-Numbers go to study/results, figures to readme_resources. What needs volumes that are not given, or
-packages that are not installed, is left out, and said.
+Numbers go to study/results, figures to readme_resources, both together to study/TRUST.md. What
+needs volumes that are not given, or packages that are not installed, is left out, and said.
 """
 
 import os
@@ -19,7 +19,9 @@ import utils
 
 def steps(args) -> dict[str, list[str]]:
     """{what: the command's words}, the longest first."""
-    found = {"rivals": ["rivals.py", "--slices", "5"]}
+    found = {"rivals": ["rivals.py"]}
+    for way in ("kspace", "rician-2"):
+        found[f"rivals, {way}"] = ["rivals.py", "--degradation", way, "--without", *args.without]
     if util.find_spec("dipy"):
         found["tissue"] = ["tissue.py"]
         if args.volumes and args.through.exists():
@@ -29,9 +31,14 @@ def steps(args) -> dict[str, list[str]]:
         found["lesions"] = ["lesions.py", "--data", str(args.lesions)]
     for name in ("spots", "invented", "fourier", "worst"):
         found[name] = [f"{name}.py"]
-    chosen = ["--out", str(args.out), "--pictures", str(args.pictures), "--seed", str(args.seed)]
     for words in found.values():
-        words += chosen + ([] if "--weights" in words else ["--weights", args.weights])
+        words += ["--out", str(args.out), "--pictures", str(args.pictures)]
+        words += ["--seed", str(args.seed)] * (args.seed != 0)
+        words += ["--slices", str(args.slices)] * (args.slices is not None)
+        if "--weights" not in words:  # thick slices have their own, and their own degradation
+            words += ["--weights", args.weights] + ["--told"] * args.told
+            if "--degradation" not in words and args.degradation != "bicubic":
+                words += ["--degradation", args.degradation]
     return found
 
 
@@ -47,11 +54,13 @@ def run(words: list[str]) -> tuple[int, str, float]:
 
 
 def main(argv=None):
-    parse = parser(__doc__)
+    parse = parser(__doc__, slices=None)
     parse.add_argument("--volumes", type=Path, help="folder of .nii.gz test volumes: thick slices")
     parse.add_argument("--through", type=Path, default=ROOT / "weights/through-x4.pt",
                        help="checkpoint for thick slices")  # fmt: skip
     parse.add_argument("--lesions", type=Path, help="folder of lesion volumes and masks")
+    parse.add_argument("--without", nargs="*", default=["DAT-light", "Real-ESRGAN"],
+                       help="slow rivals: left out under further degradations")  # fmt: skip
     parse.add_argument("--workers", type=utils.int_between(1, 64), default=2, help="at a time")
     args = parse.parse_args(argv)
     for name in ("weights", "volumes", "through", "lesions", "out", "pictures"):
@@ -69,6 +78,8 @@ def main(argv=None):
             status, printed, seconds = future.result()
             failed += status != 0
             print(f"\n{name} ({seconds:.0f} s{', FAILED' * (status != 0)})\n{printed}", flush=True)
+    page = [sys.executable, str(ROOT / "study/page.py"), "--results", str(args.out)]
+    failed += subprocess.run(page).returncode != 0
     return int(failed > 0)
 
 

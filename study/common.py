@@ -22,7 +22,7 @@ from description import describe_degradation  # noqa: E402
 PIXEL = 0.868  # mm, of the test slices
 
 
-def parser(description: str, slices: int = 20) -> utils.Parser:
+def parser(description: str, slices: int | None = 20) -> utils.Parser:
     """The command line that all scripts share."""
     weights = next((p for p in ("x4", "default") if (ROOT / f"weights/{p}.pt").exists()), "x4")
     found = utils.Parser(description)
@@ -115,12 +115,27 @@ def picture(args, name: str) -> Path:
     return args.pictures / f"trust-{name}.png"
 
 
+def command(name: str) -> str:
+    """The command as one would type it: without folders of this machine, and where results go."""
+    words = []
+    for word in sys.argv[1:]:
+        if words and words[-1] in ("--out", "--pictures"):
+            words.pop()
+        elif Path(word).is_absolute():
+            inside = Path(word).is_relative_to(ROOT)
+            words.append(
+                str(Path(word).relative_to(ROOT) if inside else Path("DIR", *Path(word).parts[-2:]))
+            )
+        else:
+            words.append(word)
+    return shlex.join(["python", f"study/{name.split('-')[0]}.py", *words])
+
+
 def save(args, name: str, result: dict) -> None:
     """Write result as study/results/NAME.json, with the command and the weights it came from."""
     weights = Path(args.weights)
-    words = [w.replace(f"{ROOT}/", "") for w in sys.argv[1:]]
     about = {
-        "command": shlex.join(["python", f"study/{name.split('-')[0]}.py", *words]),
+        "command": command(name),
         "weights": weights.name,
         "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest()[:16],
         "degradation": args.degradation,

@@ -179,7 +179,8 @@ def main(argv=None):
         if isinstance(scores, dict):
             scores["gain"] = scores["psnr"]["mean"] - result["bicubic"]["psnr"]["mean"]
             scores["times_ours"] = scores["seconds"] / result["ours"]["seconds"]
-    draw(picture(args, "rivals"), panels)
+    suffix = "" if args.degradation == "bicubic" else f"-{args.degradation}"
+    draw(picture(args, f"rivals{suffix}"), panels)
     save(args, f"rivals-{args.degradation}", result)
 
 

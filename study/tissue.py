@@ -17,7 +17,6 @@ from common import (
     parser,
     people,
     picture,
-    rounded,
     save,
     text,
     versions,
@@ -141,7 +140,11 @@ def draw(path, found: dict[str, dict]) -> None:
 def main(argv=None):
     parse = parser(__doc__)
     add_test_data(parse)
-    parse.add_argument("--volumes", type=Path, help="folder of .nii.gz test volumes: thick slices")
+    parse.add_argument(
+        "--volumes",
+        type=Path,
+        help="folder of .nii.gz test volumes, for thick slices (LR by slab-1)",
+    )
     parse.add_argument("--beta", type=float, default=0.1, help="smoothness of the classes")
     args = parse.parse_args(argv)
     source = from_volumes(args) if args.volumes else from_slices(args)
@@ -149,7 +152,8 @@ def main(argv=None):
     scale = scale_name(load(args.weights).scale)
     name = "tissue" + (f"-{scale}" if args.volumes else "")
     draw(picture(args, name), found)
-    result = {"people": len(found), "slices_of_each": args.slices, "by_person": rounded(found)}
+    result = {"people": len(found), "slices_of_each": args.slices}
+    result |= {"degradation": "slab-1"} if args.volumes else {}
     for version in (NOISY, "bicubic", "SR"):
         result[version] = {}
         for tissue in TISSUES:
@@ -157,7 +161,7 @@ def main(argv=None):
             dice, error = (mean_sd([v[k] for v in values]) for k in ("dice", "error_percent"))
             result[version][tissue] = {"dice": dice, "error_percent": error}
             print(f"{version}, {tissue}: Dice {text(dice, 3)}, volume {text(error, 1)} %")
-    save(args, name, result)
+    save(args, name, result | {"by_person": found})
 
 
 if __name__ == "__main__":
