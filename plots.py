@@ -73,16 +73,15 @@ def loss_figure(path, rows: list[dict], title="") -> None:
     if len(losses):
         style = dict(color="tab:blue", ls=":", lw=2, label="bicubic on the same patches")
         axes.plot(iterations[::step], smoothed(losses)[::step], **style)
-    iterations, losses = column(rows, "val_mse")
-    if len(losses):
+    # Both as what the mean PSNR stands for: the mean MSE is another mean, and would not compare.
+    iterations, validation = column(rows, "val_psnr")
+    _, bicubic = column(rows, "bicubic_psnr")
+    if len(validation):
         style = dict(color="tab:red", ms=4, lw=1, label="validation slices")
-        axes.plot(iterations, losses, "o-", **style)
-    bicubic = column(rows, "bicubic_mse")[1]
-    if not len(bicubic):
-        bicubic = 10 ** (-column(rows, "bicubic_psnr")[1] / 10)
+        axes.plot(iterations, 10 ** (-validation / 10), "o-", **style)
     if len(bicubic):
         style = dict(color="tab:red", ls=":", lw=2, label="bicubic on the validation slices")
-        axes.axhline(bicubic[-1], **style)
+        axes.axhline(10 ** (-bicubic[-1] / 10), **style)
     axes.xaxis.get_major_locator().set_params(integer=True)
     finish_curves(figure, axes, title)
     save_figure(figure, path)
