@@ -85,9 +85,7 @@ def summarise(rows: list[dict], subjects, bicubic: list[dict] | None = None) -> 
         }
     if bicubic and len(rows):
         gains = gains_over(rows, bicubic)
-        summary["below_bicubic"] = float(
-            (gains < -0.001).mean()
-        )  # not what is equal but for digits
+        summary["below_bicubic"] = float((gains < -0.001).mean())  # more than rounding
         summary |= {"worst_gain": float(gains.min()), "worst_slice": int(gains.argmin())}
     return summary
 

@@ -12,6 +12,7 @@ from skimage.metrics import (
 )
 
 import metrics
+from degradation import degrade, make_consistent
 
 
 def skimage_scores(sr, hr):
@@ -111,3 +112,12 @@ def test_scores_are_made_on_devices_without_float64(without_float64):
     sr, hr = torch.rand(16, 16), torch.rand(16, 16)
     wanted = metrics.score(sr, hr, (4, 4))
     assert metrics.score(without_float64(sr), without_float64(hr), (4, 4)) == wanted
+
+
+@pytest.mark.parametrize("name", ["bicubic", "kspace", "blur-1.5", "zerofill-1.33"])
+def test_slices_are_degraded_and_projected_on_devices_without_float64(without_float64, name):
+    hr = torch.rand(1, 1, 16, 24)
+    lr = degrade(hr, name, (4, 4))
+    assert torch.equal(degrade(without_float64(hr), name, (4, 4)).cpu(), lr)
+    projected = make_consistent(without_float64(hr), without_float64(lr), name, (4, 4)).cpu()
+    assert torch.equal(projected, make_consistent(hr, lr, name, (4, 4)))
