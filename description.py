@@ -19,6 +19,7 @@ FREQUENCIES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 1.0)  # cycles per LR pixel
 AXIS = len(FREQUENCIES) + 1
 ENTRIES = 2 * AXIS + 4
 NOISE, RICIAN, JPEG, TOLD = range(2 * AXIS, ENTRIES)
+TINY = 1e-16  # keeps the slope of a square root finite, for black slices
 
 
 def describe_degradation(degradation: Degradation | str, scale: Scale) -> torch.Tensor:
@@ -109,7 +110,7 @@ class Estimator(nn.Module):
             if i:
                 size = features.float()
                 means.append(size.abs().mean((2, 3)))
-                roots.append(size.square().mean((2, 3)).sqrt())
+                roots.append((size.square().mean((2, 3)) + TINY).sqrt())
             features = F.leaky_relu(features, 0.1)
         found = self.decide(torch.cat((of_unit_size(means), of_unit_size(roots)), 1)).float()
         return torch.cat((found, torch.zeros_like(found[:, :1])), 1)  # nobody has told
@@ -118,4 +119,4 @@ class Estimator(nn.Module):
 def of_unit_size(parts: list[torch.Tensor]) -> torch.Tensor:
     """The parts joined, divided by their root mean square: an emptier slice has smaller means."""
     joined = torch.cat(parts, 1)
-    return joined / (joined.square().mean(1, keepdim=True).sqrt() + 1e-12)
+    return joined / (joined.square().mean(1, keepdim=True) + TINY).sqrt()

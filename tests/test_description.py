@@ -53,3 +53,9 @@ def test_what_is_unlike_training_is_told(real_slices):
     assert "background" in description.unlike_training(1 - lr, clean)
     assert "grey levels" in description.unlike_training((lr > 0.2).float(), clean)
     assert "pixels" in description.unlike_training(lr[..., :20], None)
+
+
+def test_a_black_slice_gives_finite_slopes():
+    estimator = description.Estimator(8)
+    estimator(torch.zeros(2, 1, 16, 16)).sum().backward()
+    assert all(p.grad.isfinite().all() for p in estimator.parameters())
