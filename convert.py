@@ -21,6 +21,7 @@ from utils import (
     atomic_write,
     int_between,
     one_line,
+    progress,
     run_main,
     warn,
 )
@@ -93,8 +94,6 @@ def slice_names(scans: list[Scan]) -> list[str]:
 
 def main(argv=None):
     """Turn scans into slices: {train,val,test}/{class}/<subject>_<slice>.png."""
-    from tqdm import tqdm
-
     parser = Parser("Turn a folder of scans into folders of slices, for train.py --data.")
     add = parser.add_argument
     add("source", metavar="SCANS", help="folder of volumes (nii, mgz, img) or DICOM series")
@@ -121,7 +120,9 @@ def main(argv=None):
     if args.classes:
         scans = with_classes(scans, read_classes(source, args.classes), args.classes)
     split = split_subjects(scans, args.seed, validate=0, test=args.test)
-    counts, bad = write_slices(args, scans, split, lambda x: tqdm(x, total=len(scans), unit="scan"))
+    counts, bad = write_slices(
+        args, scans, split, lambda x: progress(x, total=len(scans), unit="scan")
+    )
     for (part, group), n in sorted(counts.items()):
         subjects = {s.subject for s in scans if (split[s.subject], s.group) == (part, group)}
         print(one_line(f"{part}/{group}: {len(subjects)} subjects, {n} slices"))

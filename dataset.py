@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from degradation import Scale, crop_to_scale, degrade, draw_degradation, random_contrast
 from description import describe_degradation
@@ -26,7 +25,7 @@ from dicom import read_scan
 from formats import PICTURES, PLANES, kind_of, suffix
 from pictures import read_picture
 from subjects import Scan, find_scans, split_subjects, training_scans  # noqa: F401
-from utils import DataError, atomic_write, int_between, warn
+from utils import DataError, atomic_write, int_between, progress, warn
 
 OWN_DATA = Path(__file__).parent / "data" / "ds002748"  # what is used without --data
 CACHE_LIMIT = 20e9  # bytes; beyond it, what was not used for a week goes, oldest first
@@ -281,7 +280,7 @@ def decode(scans: list[Scan], file, axis: str, count: int, workers: int, quiet: 
             return error
 
     position, first = 0, ""
-    numbered = iter(tqdm(scans, desc="reading", unit="file", disable=quiet or None))
+    numbered = iter(progress(scans, desc="reading", unit="file", disable=quiet))
     with ThreadPoolExecutor(workers) as pool:
         # A few scans at a time: what waits to be written is bounded.
         for start in range(0, len(scans), 4 * workers):

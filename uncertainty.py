@@ -12,13 +12,12 @@ import math
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 import modules
 from checkpoints import load_checkpoint, save_checkpoint
 from dataset import DATA_OPTIONS, add_data_arguments, load_parts, training_batch
 from degradation import NAMED, crop_to_scale, degrade
-from utils import Parser, UsageError, int_between, pick_device, run_main
+from utils import Parser, UsageError, int_between, pick_device, progress, run_main
 
 INTERVAL = math.log(10)  # of a Laplace distribution 90 % lie within 2.3 times its mean deviation
 BINS = 24
@@ -43,7 +42,7 @@ def learn_spread(network, slices, iterations: int, device, seed: int = 0, batch_
     network.spread.requires_grad_(True)
     optimiser = torch.optim.Adam(network.spread.parameters(), 3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, iterations)
-    for iteration in (bar := tqdm(range(iterations), desc="error head", unit="step")):
+    for iteration in (bar := progress(range(iterations), desc="error head", unit="step")):
         batch = training_batch(
             slices, iteration, seed=seed + 1, batch_size=batch_size, patch=48, device=str(device),
             degradation="wide" if network.told else "mixed", scale=network.scale,
@@ -68,7 +67,7 @@ def calibrate(network, slices, device) -> dict:
     quantile of the scores of people that were not trained on, for each size of what was predicted.
     """
     errors, spreads = [], []
-    for i in tqdm(range(len(slices)), desc="calibrating", unit="slice"):
+    for i in progress(range(len(slices)), desc="calibrating", unit="slice"):
         hr = torch.from_numpy(np.array(slices[i])).to(device).float()[None, None] / 255
         hr = crop_to_scale(hr, network.scale)
         case = CASES[i % len(CASES)] if 1 not in network.scale else "slab-1"
