@@ -207,7 +207,7 @@ def figure_views(image, scale, ways, out, data, span) -> list[View]:
         before, after = image.cut(data, way), image.cut(out, way)
         for i in figure_slices(before > low + 0.05 * height, 3 if len(ways) == 1 else 1):
             # Of a very large slice its middle.
-            window = [slice(max(0, n // 2 - 512), n // 2 + 512) for n in before.shape[1:]]
+            window = [slice(max(0, n // 2 - 256), n // 2 + 256) for n in before.shape[1:]]
             place = [slice(s * w.start, s * w.stop) for s, w in zip(scale, window)]
             lr = np.ascontiguousarray((before[i][tuple(window)] - low) / height)
             cubic = modules.upscale(interpolate, torch.from_numpy(lr)[None, None])[0, 0].numpy()

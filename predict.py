@@ -47,7 +47,7 @@ from utils import (
 )
 
 BATCH_PIXELS = 2**18  # LR pixels a batch at the most, whatever --batch-size says
-BAND_PIXELS = 2**20  # larger slices are upscaled in bands of rows
+BAND_PIXELS = 2**19  # larger slices are upscaled in bands of rows
 LARGE = 2**30  # bytes of a result that are announced
 drawing = Lock()  # matplotlib's fonts are shared between threads
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 import shlex
 import sys
@@ -68,7 +69,18 @@ def record(job, image, upscaler, ways, description, warnings: list) -> dict:
         about["VoxelSizeBefore"] = [round(size, 6) for size in before]
         about["VoxelSizeAfter"] = [round(size / f, 6) for size, f in zip(before, factors)]
         about["Resolution"] = f"voxels of {image.words(factors)} made from {image.words()}"
+        about["SkullStripped"] = is_stripped(image)
     return about | {"Warnings": list(warnings)}
+
+
+def is_stripped(image) -> bool:
+    """Whether all but the brain is zero: most of a scan is, and the rest would fill no head.
+
+    BIDS wants to know. A head has more than 2.5 litres, a brain less than 2.
+    """
+    empty = float((image.volume.stored == 0).mean())
+    litres = (1 - empty) * math.prod(image.volume.stored.shape[:3]) * math.prod(image.sizes) / 1e6
+    return empty > 0.5 and litres < 2
 
 
 def degradation_name(way: Degradation) -> str:
@@ -136,8 +148,11 @@ def write_description(output: Path, root: Path) -> None:
         "SourceDatasets": [source],
         "DatasetLinks": {"source": source["URL"]},
     }
-    if given.get("License"):
-        about["License"] = given["License"]
+    about |= {key: given[key] for key in ("License", "Authors") if given.get(key)}
+    words = (
+        f"Enlarged by {NAME} {version()}. How each file was made stands in the JSON beside it.\n"
+    )
+    write_json(output / "README", None, words)
     write_json(output / ".bidsignore", None, "*_figure.png\n*.csv\n")
     write_json(path, about)
 

@@ -427,7 +427,7 @@ def test_a_bids_data_set_gives_a_bids_derivative(tmp_path, run, capsys):
         "sub-02/ses-a/anat/sub-02_ses-a_res-x4_desc-preprocSuperres_T2w",
     )
     files = {result + end for result in results for end in (".nii.gz", ".json")}
-    assert found == files | {"dataset_description.json", ".bidsignore"}
+    assert found == files | {"dataset_description.json", ".bidsignore", "README"}
     about = json.loads((home / "dataset_description.json").read_text())
     assert about["DatasetType"] == "derivative" and about["License"] == "CC0"
     assert about["GeneratedBy"][0]["Version"] and about["SourceDatasets"][0]["DOI"] == "doi:1/2"
