@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
-from utils import DataError, as_data_error, atomic_write, one_line
+from utils import DataError, as_data_error, atomic_write, note, one_line
 
 CHECKPOINT_VERSION = 2
+RENAMED = {"default.pt": "x4.pt", "bicubic.pt": "x4-bicubic.pt"}  # weights of before
 
 
 def save_checkpoint(path, checkpoint: dict) -> None:
@@ -26,7 +27,7 @@ def load_checkpoint(path) -> dict:
     two, also where old checkpoints have a single number. Raises DataError if the file is missing,
     damaged, of another version or no checkpoint of this project.
     """
-    path = Path(path)
+    path = renamed(Path(path))
     with as_data_error(path):
         try:
             # torch.save packs nothing: packed parts would let a small file fill the memory.
@@ -46,6 +47,15 @@ def load_checkpoint(path) -> dict:
     known = isinstance(trained_on, str)
     checkpoint["trained_on"] = one_line(trained_on[:200]) if known else "unknown data"
     return checkpoint
+
+
+def renamed(path: Path) -> Path:
+    """The path of shipped weights that are asked for by their old name, said in a line."""
+    new = path.with_name(RENAMED.get(path.name, path.name))
+    if new == path or path.exists() or not new.exists():
+        return path
+    note(f"{path}: is called {new.name} now")
+    return new
 
 
 def check_checkpoint(checkpoint, path: Path) -> None:

@@ -345,15 +345,16 @@ def clean(cache: Path) -> None:
 
 # --- batches --------------------------------------------------------------------------------------
 
-VIEW = 64  # LR pixels along an edge of what the estimator of the degradation sees
+VIEW = 24, 64  # least and most LR pixels along an edge of what the estimator sees
 
 
 @dataclass
 class Batch:
     """One training step: all float32, N samples.
 
-    lr (N, 1, P, P) and hr (N, 1, rows P, columns P) in [0, 1]; view (N, 1, VIEW, VIEW): a larger
-    part of the LR slices; description (N, ENTRIES): their true degradation.
+    lr (N, 1, P, P) and hr (N, 1, rows P, columns P) in [0, 1]; view (N, 1, V, V): another part of
+    the LR slices, as large as whole slices in half of the iterations, smaller in the others; description
+    (N, ENTRIES): their true degradation.
     """
 
     lr: torch.Tensor
@@ -378,11 +379,13 @@ def training_batch(
     that each make their share (every world-th sample) see together what one process would.
     patch: in LR pixels; 0: whole slices, padded with black to the largest of the batch.
     """
+    dice = np.random.default_rng([seed, 3, iteration])
+    size = VIEW[1] if dice.random() < 0.5 else int(dice.integers(*VIEW))
     samples = []
     for number in range(iteration * batch_size + rank, (iteration + 1) * batch_size, world):
         rng = np.random.default_rng([seed, 2, number])
         pixels = slices[shuffled(len(slices), seed, number // len(slices))[number % len(slices)]]
-        samples.append(training_sample(pixels, rng, patch, degradation, scale, augment))
+        samples.append(training_sample(pixels, rng, patch, size, degradation, scale, augment))
     sizes = [tuple(max(x.shape[a] for x in group) for a in (0, 1)) for group in zip(*samples)]
     lr, hr, view, description = (
         to_device(np.stack([fit(x, size) for x in group]), device)
@@ -391,7 +394,7 @@ def training_batch(
     return Batch(lr[:, None], hr[:, None], view[:, None], description[:, 0])
 
 
-def training_sample(pixels, rng, patch, degradation, scale, augment) -> tuple[np.ndarray, ...]:
+def training_sample(pixels, rng, patch, view, degradation, scale, augment) -> tuple:
     """LR and HR patch, view and description of one slice, as float32 arrays (H, W).
 
     The whole slice is degraded, by the same function as in validation and evaluation, and the patch
@@ -420,12 +423,14 @@ def training_sample(pixels, rng, patch, degradation, scale, augment) -> tuple[np
     # Noise as a share of the slice's own white, not of the brightness that was drawn.
     lr = degrade(hr, replace(way, noise=way.noise * gain), scale, seed=rng.integers(2**32))
     lr, hr = lr[0, 0].numpy(), hr[0, 0].numpy()
-    view = lr[tuple(slice(int(rng.integers(max(1, n - VIEW + 1))), None) for n in lr.shape)]
+    y, x = (rng.integers(n // 4, 3 * n // 4 + 1) - view // 2 for n in lr.shape)  # its middle
+    y, x = (int(min(max(0, at), max(0, n - view))) for at, n in zip((y, x), lr.shape))
+    seen = fit(lr[y:, x:], (view, view))
     if patch:
         y, x = (int(rng.integers(max(1, n - patch + 1))) for n in lr.shape)
         lr = fit(lr[y:, x:], (patch, patch))
         hr = fit(hr[rows * y :, columns * x :], (rows * patch, columns * patch))
-    return lr, hr, fit(view, (VIEW, VIEW)), describe_degradation(way, scale).numpy()
+    return lr, hr, seen, describe_degradation(way, scale).numpy()
 
 
 def fit(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Score checkpoints against bicubic upsampling on the same slices.
 
-    python evaluate.py weights/default.pt             on the test people of data/ds002748
+    python evaluate.py weights/x4.pt                  on the test people of data/ds002748
     python evaluate.py runs/mine/best.pt              on the test people of the run's own data
     python evaluate.py a.pt b.pt --degradation all    every degradation, a table of gains
 

@@ -80,8 +80,6 @@ def load_upscaler(path: Path, args, device) -> Upscaler:
 def weights_of(scale: int) -> Path:
     """The shipped weights that enlarge slices by this. Raises UsageError if there are none."""
     path = WEIGHTS / f"x{scale}.pt"
-    if not path.exists() and scale == 4:
-        path = WEIGHTS / "default.pt"
     if not path.exists():
         raise UsageError(f"--scale {scale}: {path} is missing; train it, or name a --checkpoint")
     return path

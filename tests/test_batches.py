@@ -74,8 +74,14 @@ def test_an_epoch_visits_every_slice_once():
 def test_slices_of_different_sizes_make_a_batch(slices, patch):
     batch = batch_of(slices, patch=patch, batch_size=10)
     h, w = batch.lr.shape[-2:]
-    assert batch.hr.shape == (10, 1, 4 * h, 4 * w) and batch.view.shape == (10, 1, VIEW, VIEW)
+    assert batch.hr.shape == (10, 1, 4 * h, 4 * w) and VIEW[0] <= batch.view.shape[-1] <= VIEW[1]
     assert (h, w) == (patch, patch) if patch else h >= 49
+
+
+def test_views_of_many_sizes_show_the_middle_of_the_slices(slices):
+    views = [batch_of(slices, i, patch=8).view for i in range(12)]
+    assert {view.shape[-1] for view in views} > {VIEW[1]} and len({v.shape for v in views}) > 3
+    assert all(view.amax((1, 2, 3)).min() > 0.2 for view in views)
 
 
 def test_the_description_is_the_true_one(slices):

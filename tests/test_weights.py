@@ -18,8 +18,8 @@ WEIGHTS = sorted((ROOT / "weights").glob("*.pt"))
 PEOPLE = ("18", "56", "71")
 # Gain in mean PSNR, in dB, over bicubic (through-plane: cubic) upsampling of the same LR slices.
 RECORDED = {
-    "bicubic.pt": {"bicubic": 3.69, "bilinear": 3.00, "bilinear-plain": -1.26, "kspace": 0.58},
-    "default.pt": {"bicubic": 3.38, "bilinear": 4.13, "bilinear-plain": 1.72, "kspace": 2.63},
+    "x4-bicubic.pt": {"bicubic": 3.69, "bilinear": 3.00, "bilinear-plain": -1.26, "kspace": 0.58},
+    "x4.pt": {"bicubic": 2.66, "bilinear": 3.19, "bilinear-plain": 1.13, "kspace": 2.61},
 }
 
 
