@@ -57,7 +57,10 @@ def people(folder: Path, most: int) -> dict[str, tuple[list[str], torch.Tensor]]
     if not found:
         raise utils.DataError(f"{folder}: no slices named person_number.png")
     for person, paths in found.items():
-        places = np.linspace(0, len(paths) - 1, min(most, len(paths))).round().astype(int)
+        n = min(most, len(paths))
+        places = (
+            np.linspace(0, len(paths) - 1, n).round().astype(int) if n > 1 else [len(paths) // 2]
+        )
         pixels = np.stack([np.asarray(Image.open(paths[i]).convert("L")) for i in places])
         hr = torch.from_numpy(pixels).float()[:, None] / 255
         found[person] = [paths[i].stem for i in places], crop_to_scale(hr)

@@ -31,12 +31,14 @@ AWAY = 14  # pixels from a spot's middle that are looked at
 
 def disc(shape, y: float, x: float, size: float) -> np.ndarray:
     """A disc of `size` mm: the share of each pixel that it covers."""
-    fine = 8
-    steps = (np.arange(fine) + 0.5) / fine - 0.5
-    rows = (np.arange(shape[0])[:, None] + steps).ravel() - y
-    columns = (np.arange(shape[1])[:, None] + steps).ravel() - x
-    inside = np.hypot(rows[:, None], columns) * PIXEL <= size / 2
-    return inside.reshape(shape[0], fine, shape[1], fine).mean((1, 3))
+    fine, reach = 8, 6  # steps in a pixel; pixels about the middle, in which it lies
+    top, left = round(y) - reach, round(x) - reach
+    n = 2 * reach + 1
+    steps = (np.arange(n * fine) + 0.5) / fine - 0.5
+    inside = np.hypot((steps + top - y)[:, None], steps + left - x) * PIXEL <= size / 2
+    cover = np.zeros(shape)
+    cover[top : top + n, left : left + n] = inside.reshape(n, fine, n, fine).mean((1, 3))
+    return cover
 
 
 def places(image: np.ndarray, rng, count: int) -> list[tuple[int, int]]:
@@ -104,7 +106,7 @@ def draw(path, rows: dict, example: dict) -> None:
         for s in example["spots"]:
             y, x = s["y"] - window[0].start, s["x"] - window[1].start
             axis.plot(x, y, "o", ms=15, mfc="none", mec="gold", mew=0.8)
-            axis.text(x + 9, y, f"{s['size']} mm", color="gold", fontsize=7, va="center")
+            axis.text(x, y + 15, f"{s['size']} mm", color="gold", fontsize=6, ha="center")
         axis.set(xticks=[], yticks=[], title=f"{name} ({example['name']})")
     figures.save_figure(figure, path)
 
