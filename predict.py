@@ -15,6 +15,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from threading import Lock
 
@@ -25,6 +26,7 @@ import formats
 import images
 import modules
 import provenance
+import upscaling
 import utils
 from degradation import NAMED, Degradation, crop_to_scale, degrade, parse_degradation, scale_name
 from description import words_of
@@ -46,8 +48,7 @@ from utils import (
     warn,
 )
 
-BATCH_PIXELS = 2**18  # LR pixels a batch at the most, whatever --batch-size says
-BAND_PIXELS = 2**19  # larger slices are upscaled in bands of rows
+BAND_PIXELS = 2**20  # larger slices are upscaled in bands of rows
 LARGE = 2**30  # bytes of a result that are announced
 drawing = Lock()  # matplotlib's fonts are shared between threads
 
@@ -92,7 +93,9 @@ def arguments(argv=None):
     add("--workers", type=int_between(0, 64), default=0,
         help="pictures at a time; 0: CPU threads and one more")  # fmt: skip
     add("--batch-size", type=int_between(1), default=8, help="slices of a scan at a time")
-    add("--tile", type=int_between(1), default=modules.TILE,
+    add("--bf16", action=optional,
+        help="faster, far less than a grey level off  (default: where the CPU has it)")  # fmt: skip
+    add("--tile", type=int_between(1), default=upscaling.TILE,
         help="longer edges are cut into tiles of this many pixels")  # fmt: skip
     add("--shard", type=shard, metavar="I/N",
         help="be worker I of N: do every N-th input  (default: as torchrun says)")  # fmt: skip
@@ -145,10 +148,10 @@ def check(args, parser) -> None:
 # --- the loop -------------------------------------------------------------------------------------
 
 
-def parts(shape, batch_size: int, margin: int, whole: bool) -> list[tuple]:
+def parts(shape, most: int, margin: int, whole: bool) -> list[tuple]:
     """How a stack (S, H, W) is worked through: [(slices, rows, rows needed for them)].
 
-    Very large slices go in bands of rows, unless they are needed whole.
+    most: slices at a time. Very large slices go in bands of rows, unless they are needed whole.
     """
     count, h, w = shape
     if h * w > BAND_PIXELS and not whole:
@@ -159,8 +162,7 @@ def parts(shape, batch_size: int, margin: int, whole: bool) -> list[tuple]:
              slice(max(0, top - margin), min(h, top + band + margin)))
             for i in range(count) for top in range(0, h, band)
         ]  # fmt: skip
-    size = min(batch_size, max(1, BATCH_PIXELS // (h * w)))
-    return [(slice(i, i + size), slice(0, h), slice(0, h)) for i in range(0, count, size)]
+    return [(slice(i, i + most), slice(0, h), slice(0, h)) for i in range(0, count, most)]
 
 
 def lr_and_hr(upscaler: Upscaler, part: np.ndarray, span, seed: int = 0) -> tuple:
@@ -184,24 +186,31 @@ def describe_scan(upscaler: Upscaler, slices: np.ndarray, span):
     return upscaler.describe(lr_and_hr(upscaler, sample, span)[0])
 
 
-def upscale_volume(upscaler: Upscaler, slices, span, *, description, clamped, batch_size, name):
-    """Upscale a stack of slices (S, H, W) of one volume.
+def upscale_volume(
+    upscaler: Upscaler, slices, span, finish, *, description, clamped, batch_size, name
+):
+    """Upscale a stack of slices (S, H, W) of one volume, values of `span` being 0 to 1.
 
-    Yields (slices, rows of the result, LR, HR or None, SR): what was done, and (N, 1, H, W) of it,
-    values of `span` being 0 to 1.
+    finish(slices, rows of the result, LR, HR or None, SR) takes what was done and (N, 1, H, W) of
+    it; several threads call it at a time. Yields what it returns, in the order of the slices.
     """
-    rows = upscaler.network.scale[0]
+    rows, (_, h, w) = upscaler.network.scale[0], slices.shape
     whole = upscaler.consistent or upscaler.simulate
-    todo = parts(slices.shape, batch_size, upscaler.network.receptive_radius, whole)
-    hidden = len(todo) == 1
-    for chosen, wanted, needed in progress(
-        todo, desc=name, unit="batch", leave=False, disable=hidden
-    ):
+    most = min(batch_size, upscaling.slices_at_a_time(h, w, upscaler.device))
+    todo = parts(slices.shape, most, upscaler.network.receptive_radius, whole)
+
+    def work(part):
+        chosen, wanted, needed = part
         lr, hr = lr_and_hr(upscaler, slices[chosen, needed], span, chosen.start)
         sr = upscaler.run(lr, description, clamped)
         begin, end = (rows * (row - needed.start) for row in (wanted.start, wanted.stop))
         place = slice(rows * wanted.start, rows * wanted.stop)
-        yield chosen, place, lr, hr, sr[..., begin:end, :]
+        return finish(chosen, place, lr, hr, sr[..., begin:end, :])
+
+    yield from progress(
+        upscaling.in_parallel(work, todo, upscaler.device),
+        total=len(todo), desc=name, unit="batch", leave=False, disable=len(todo) == 1,
+    )  # fmt: skip
 
 
 @dataclass
@@ -243,16 +252,13 @@ def upscale(job, image, upscaler: Upscaler, ways, args, figure: bool, warnings: 
             slices, target = image.cut(data, way), image.cut(mean, way)
             description = describe_scan(upscaler, slices, span)
             name = job.source.name + (f" {t + 1}/{image.times}" if image.times > 1 else "")
-            for chosen, rows, _, _, sr in upscale_volume(
-                upscaler, slices, span, description=description, batch_size=args.batch_size,
-                clamped=image.clamped(data, low, high), name=name,
+            kind = out.dtype if mean is volume else None
+            finish = partial(fill, image, target, span, kind, len(ways))
+            for _ in upscale_volume(
+                upscaler, slices, span, finish, description=description, name=name,
+                clamped=image.clamped(data, low, high), batch_size=args.batch_size,
             ):  # fmt: skip
-                # Nothing comes out below the smallest value, which became 0.
-                values = np.maximum(sr[:, 0].numpy(), 0) * np.float32(high - low) + np.float32(low)
-                if mean is volume:
-                    target[chosen, rows] = image.to_stored(values, out.dtype)
-                else:
-                    target[chosen, rows] += values / len(ways)
+                pass  # everything lands in target
         for z in range(volume.shape[2]) if mean is not volume else ():
             volume[..., z] = image.to_stored(mean[..., z], out.dtype)
     about_degradation(job, upscaler, description)
@@ -263,6 +269,20 @@ def upscale(job, image, upscaler: Upscaler, ways, args, figure: bool, warnings: 
     provenance.write_json(job.file(label, ".json"), record)
     paths.insert(0, image.write(job, label, out, ways[0], scale))
     return Result([*paths, job.file(label, ".json")], record)
+
+
+def fill(image, target, span, kind, ways: int, chosen, rows, lr, hr, sr) -> None:
+    """Put SR slices where they belong, as values of this type; of type None into a mean of ways."""
+    low, high = np.float32(span[0]), np.float32(span[1])
+    values = sr[:, 0].numpy()
+    np.maximum(values, 0, out=values)  # nothing comes out below the smallest value, which became 0
+    values *= high - low
+    values += low
+    if kind is not None:
+        target[chosen, rows] = image.to_stored(values, kind)
+    else:
+        values /= ways
+        target[chosen, rows] += values
 
 
 def about_degradation(job: Job, upscaler: Upscaler, description) -> None:
@@ -288,17 +308,21 @@ def simulate(job, image, upscaler: Upscaler, ways, args, figure: bool, warnings:
         raise DataError(f"{job.source}: is too small to be shrunk by {scale_name(scale)}")
     shown = int((slices > low + 0.05 * (high - low)).mean(axis=(1, 2)).argmax())
     interpolate = modules.Interpolation(scale).to(upscaler.device)
-    description, rows = describe_scan(upscaler, slices, span), []
-    for chosen, _, lr, hr, sr in upscale_volume(
-        upscaler, slices, span, description=description, batch_size=args.batch_size,
+    description, rows, kept = describe_scan(upscaler, slices, span), [], None
+
+    def compare(chosen, _, lr, hr, sr):
+        bicubic = upscaling.upscale(interpolate, lr.to(upscaler.device), None, args.tile).cpu()
+        scores = [[score(x[i, 0], hr[i, 0]) for x in (bicubic, sr)] for i in range(len(sr))]
+        i = shown - chosen.start
+        found = [x[i, 0].numpy() for x in (lr, bicubic, sr, hr)] if 0 <= i < len(sr) else None
+        return scores, found
+
+    for scores, found in upscale_volume(
+        upscaler, slices, span, compare, description=description, batch_size=args.batch_size,
         clamped=(0.0, 1.0), name=job.source.name,
     ):  # fmt: skip
-        bicubic = modules.upscale(interpolate, lr.to(upscaler.device), None, args.tile).cpu()
-        for i in range(len(sr)):
-            truth, both = hr[i, 0], (bicubic[i, 0], sr[i, 0])
-            rows.append([score(x, truth) for x in both])
-            if chosen.start + i == shown:
-                kept = [x.numpy() for x in (lr[i, 0], *both, truth)]
+        rows += scores
+        kept = found or kept
     about_degradation(job, upscaler, description)
     paths = [job.file(label, "_figure.png")] if figure else []
     if figure:
@@ -387,10 +411,13 @@ def predict(jobs: list[Job], upscalers: Upscalers, args, figure: bool):
 
 def main(argv=None):
     args = arguments(argv)
+    upscaling.keep_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
     jobs = find_jobs(args)
     device = pick_device(args.device)
+    if args.bf16 is None:  # asked before there was any product
+        args.bf16 = device.type == "cpu" and upscaling.bf16_is_safe()
     if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     upscalers = Upscalers(args, device)

@@ -11,6 +11,7 @@ import modules
 from checkpoints import load_checkpoint
 from degradation import NAMED, Degradation, make_consistent, parse_degradation, scale_name
 from description import describe_degradation
+from upscaling import upscale
 from utils import UsageError, note
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
@@ -29,6 +30,7 @@ class Upscaler:
     told: bool  # whether the user said so
     simulate: bool
     consistent: bool
+    bf16: bool
 
     def describe(self, lr: torch.Tensor):
         """The description (1, D) of how some slices of a scan were made; None: not asked for."""
@@ -42,7 +44,7 @@ class Upscaler:
     def run(self, lr: torch.Tensor, description, clamped) -> torch.Tensor:
         """LR slices (N, 1, H, W) to SR slices on the CPU. clamped: of `make_consistent`."""
         lr = lr.to(self.device)
-        sr = modules.upscale(self.network, lr, description, self.tile)
+        sr = upscale(self.network, lr, description, self.tile, self.bf16)
         if self.consistent:
             sr = make_consistent(sr, lr, self.degradation, self.network.scale, clamped)
         return sr.cpu()
@@ -73,8 +75,9 @@ def load_upscaler(path: Path, args, device) -> Upscaler:
          f"{checkpoint.get('trained_on', '?')}, LR by {checkpoint['degradation']})")  # fmt: skip
     told = args.degradation is not None
     return Upscaler(
-        network, checkpoint, path, device, args.tile, way, told, args.simulate, args.consistent
-    )
+        network, checkpoint, path, device, args.tile, way, told, args.simulate, args.consistent,
+        args.bf16,
+    )  # fmt: skip
 
 
 def weights_of(scale: int) -> Path:
