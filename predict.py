@@ -48,7 +48,6 @@ from utils import (
     warn,
 )
 
-BAND_PIXELS = 2**20  # larger slices are upscaled in bands of rows
 LARGE = 2**30  # bytes of a result that are announced
 drawing = Lock()  # matplotlib's fonts are shared between threads
 
@@ -148,23 +147,6 @@ def check(args, parser) -> None:
 # --- the loop -------------------------------------------------------------------------------------
 
 
-def parts(shape, most: int, margin: int, whole: bool) -> list[tuple]:
-    """How a stack (S, H, W) is worked through: [(slices, rows, rows needed for them)].
-
-    most: slices at a time. Very large slices go in bands of rows, unless they are needed whole.
-    """
-    count, h, w = shape
-    if h * w > BAND_PIXELS and not whole:
-        margin += margin % 2  # even, so that pixels of half the resolution stay where they are
-        band = max(64, BAND_PIXELS // w // 2 * 2)
-        return [
-            (slice(i, i + 1), slice(top, min(h, top + band)),
-             slice(max(0, top - margin), min(h, top + band + margin)))
-            for i in range(count) for top in range(0, h, band)
-        ]  # fmt: skip
-    return [(slice(i, i + most), slice(0, h), slice(0, h)) for i in range(0, count, most)]
-
-
 def lr_and_hr(upscaler: Upscaler, part: np.ndarray, span, seed: int = 0) -> tuple:
     """What the network takes (N, 1, H, W), and in a simulation the truth that it is made of."""
     low, high = np.float32(span[0]), np.float32(span[1] - span[0])
@@ -197,7 +179,7 @@ def upscale_volume(
     rows, (_, h, w) = upscaler.network.scale[0], slices.shape
     whole = upscaler.consistent or upscaler.simulate
     most = min(batch_size, upscaling.slices_at_a_time(h, w, upscaler.device))
-    todo = parts(slices.shape, most, upscaler.network.receptive_radius, whole)
+    todo = upscaling.parts(slices.shape, most, upscaler.network.receptive_radius, whole)
 
     def work(part):
         chosen, wanted, needed = part

@@ -16,6 +16,7 @@ TILE = 360  # LR pixels along an edge: features of 48 channels and 4 bytes stay 
 KEPT = 2**25  # bytes: larger pieces of memory cannot be kept, see keep_memory
 PART_PIXELS = 2**15  # LR pixels at a time on a CPU: fewer are slow, more leave the cache
 DEVICE_PIXELS = 2**18  # the same on a GPU
+BAND_PIXELS = 2**20  # larger slices are upscaled in bands of rows
 
 
 @lru_cache(maxsize=1)
@@ -55,6 +56,23 @@ def slices_at_a_time(height: int, width: int, device: torch.device) -> int:
     """How many LR slices of this size are best computed together."""
     pixels = PART_PIXELS if device.type == "cpu" else DEVICE_PIXELS
     return max(1, pixels // (height * width))
+
+
+def parts(shape, most: int, margin: int, whole: bool) -> list[tuple]:
+    """How a stack (S, H, W) is worked through: [(slices, rows, rows needed for them)].
+
+    most: slices at a time. Very large slices go in bands of rows, unless they are needed whole.
+    """
+    count, h, w = shape
+    if h * w > BAND_PIXELS and not whole:
+        margin += margin % 2  # even, so that pixels of half the resolution stay where they are
+        band = max(64, BAND_PIXELS // w // 2 * 2)
+        return [
+            (slice(i, i + 1), slice(top, min(h, top + band)),
+             slice(max(0, top - margin), min(h, top + band + margin)))
+            for i in range(count) for top in range(0, h, band)
+        ]  # fmt: skip
+    return [(slice(i, i + most), slice(0, h), slice(0, h)) for i in range(0, count, most)]
 
 
 def in_parallel(work, parts, device: torch.device):

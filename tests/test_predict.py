@@ -17,6 +17,7 @@ import metrics
 import modules
 import predict
 import upscaler
+import upscaling
 from degradation import degrade
 from utils import DataError, UsageError
 
@@ -419,7 +420,7 @@ def test_options_that_do_nothing_are_said(tmp_path, run, capsys):
 def test_very_large_pictures_go_in_bands_and_are_announced(tmp_path, run, monkeypatch, capsys):
     picture = save(tmp_path / "p.png", ramp(150, 20, 60000), np.uint16)
     run(picture, "--output", tmp_path / "whole")
-    monkeypatch.setattr(predict, "BAND_PIXELS", 1400)
+    monkeypatch.setattr(upscaling, "BAND_PIXELS", 1400)
     monkeypatch.setattr(predict, "LARGE", 5000)
     capsys.readouterr()
     run(picture, "--output", tmp_path / "bands")
