@@ -15,7 +15,14 @@ sys.path.insert(0, str(ROOT))  # for `python -m pytest tests` from anywhere
 
 import checkpoints  # noqa: E402
 import modules  # noqa: E402
+import upscaling  # noqa: E402
 import utils  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _in_fp32(monkeypatch):
+    """Results are the same on every chip."""
+    monkeypatch.setattr(upscaling, "bf16_is_safe", lambda: False)
 
 
 @pytest.fixture(autouse=True)
