@@ -16,7 +16,7 @@ TILE = 360  # LR pixels along an edge: features of 48 channels and 4 bytes stay 
 KEPT = 2**25  # bytes: larger pieces of memory cannot be kept, see keep_memory
 PART_PIXELS = 2**15  # LR pixels at a time on a CPU: fewer are slow, more leave the cache
 DEVICE_PIXELS = 2**18  # the same on a GPU
-BAND_PIXELS = 2**20  # larger slices are upscaled in bands of rows
+BAND_PIXELS = 2**19  # larger slices are upscaled in bands of rows
 
 
 @lru_cache(maxsize=1)
