@@ -9,7 +9,7 @@ import formats
 import modules
 import pictures
 from dicom import read_scan
-from figures import MARKS, View
+from figures import MARKS, View, picture_figure, volume_figure
 from utils import DataError
 
 THICK = 1.75  # slices this many times as far apart as their pixels count as thick
@@ -185,12 +185,8 @@ def through_factor(image, plane: str, wanted: int, shipped: list[int]) -> tuple[
             f"{image.path}: {about}: too fine for --through-plane {wanted or ''}".strip()
         )
     factor = max(fitting)
-    if not wanted or factor != wanted:
-        about += f"; enlarged by {factor} to {distance / factor:.3g} mm"
-        if wanted:
-            about += f" (no weights for {wanted})"
-        return factor, about
-    return factor, ""
+    about += f", enlarged by {factor} to {distance / factor:.3g} mm"
+    return factor, about + f" (no weights for {wanted})" * (wanted > factor)
 
 
 # --- what a figure shows --------------------------------------------------------------------------
@@ -207,7 +203,7 @@ def figure_views(image, scale, ways, out, data, span) -> list[View]:
         before, after = image.cut(data, way), image.cut(out, way)
         for i in figure_slices(before > low + 0.05 * height, 3 if len(ways) == 1 else 1):
             # Of a very large slice its middle.
-            window = [slice(max(0, n // 2 - 256), n // 2 + 256) for n in before.shape[1:]]
+            window = [slice(max(0, n // 2 - 192), n // 2 + 192) for n in before.shape[1:]]
             place = [slice(s * w.start, s * w.stop) for s, w in zip(scale, window)]
             lr = np.ascontiguousarray((before[i][tuple(window)] - low) / height)
             cubic = modules.upscale(interpolate, torch.from_numpy(lr)[None, None])[0, 0].numpy()
@@ -224,3 +220,15 @@ def figure_slices(foreground: np.ndarray, count: int) -> list[int]:
     filled = filled if filled.size else np.arange(len(foreground))
     shares = (0.25, 0.5, 0.75) if count == 3 else (0.5,)
     return sorted({int(filled[int(share * (filled.size - 1))]) for share in shares})
+
+
+def draw(path: Path, image, scale, ways, out, data, span) -> None:
+    """Write the figure of an image before and after."""
+    views, name = figure_views(image, scale, ways, out, data, span), image.path.name
+    if image.sizes:
+        after = image.words(image.factors(ways[0], scale))
+        volume_figure(path, views, title=f"{name}: {image.words()} to {after}")
+    else:
+        view = views[0]
+        part = ", the middle of it" if view.before.shape != data.shape else ""
+        picture_figure(path, view.before, view.cubic, view.after, title=name + part)

@@ -14,7 +14,7 @@ import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -28,16 +28,15 @@ import modules
 import provenance
 import upscaling
 import utils
-from degradation import NAMED, Degradation, crop_to_scale, degrade, parse_degradation, scale_name
+from degradation import NAMED, crop_to_scale, degrade, scale_name
 from description import words_of
-from figures import picture_figure, simulation_figure, volume_figure
+from figures import simulation_figure
 from jobs import Job, find_jobs, idle_options, shard
 from metrics import METRICS, metrics_table, psnr_of, score, summarise
-from upscaler import Upscaler, Upscalers
+from upscaler import Upscaler, Upscalers, known_degradation, told_degradation
 from utils import (
     DataError,
     Parser,
-    UsageError,
     atomic_write,
     collected_warnings,
     int_between,
@@ -107,14 +106,6 @@ def arguments(argv=None):
     return args
 
 
-def known_degradation(name: str) -> Degradation:
-    """An argparse type: a degradation by its name."""
-    try:
-        return parse_degradation(name)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
 def check(args, parser) -> None:
     """Refuse what does not go together, and fill in what follows from the rest."""
     args.images += args.image or []
@@ -124,13 +115,7 @@ def check(args, parser) -> None:
         parser.error("--blur takes 0.1 to 5 pixels")
     if args.noise is not None and not 0 < args.noise <= 0.3:
         parser.error("--noise takes a share of white, as 0.02 for 2 %")
-    told = args.degradation or args.blur or args.noise
-    way = args.degradation or Degradation()
-    if args.blur:
-        way = replace(way, kernel="blur", width=(args.blur, args.blur))
-    if args.noise:
-        way = replace(way, noise=args.noise, rician=True)
-    args.degradation = way if told else None
+    told = args.degradation = told_degradation(args)
     if args.consistent and not (told or args.simulate):
         parser.error("--consistent needs to know how the input was made: --degradation")
     if args.consistent is None:
@@ -246,7 +231,8 @@ def upscale(job, image, upscaler: Upscaler, ways, args, figure: bool, warnings: 
     about_degradation(job, upscaler, description)
     paths = [job.file(label, "_figure.png")] if figure else []
     if figure:
-        draw(paths[0], job, image, scale, ways, out, data, span)
+        with drawing:
+            images.draw(paths[0], image, scale, ways, out, data, span)
     record = provenance.record(job, image, upscaler, ways, description, warnings)
     provenance.write_json(job.file(label, ".json"), record)
     paths.insert(0, image.write(job, label, out, ways[0], scale))
@@ -345,21 +331,6 @@ def write_scores(path: Path, rows: list) -> Path:
         for i, row in enumerate(rows):
             writer.writerow([i, *(row[k][m] for k in (0, 1) for m in names)])
     return path
-
-
-def draw(path: Path, job: Job, image, scale, ways, out, data, span) -> None:
-    """Draw slices of an image before and after: three of one way, or one of each of two."""
-    views = images.figure_views(image, scale, ways, out, data, span)
-    with drawing:
-        if not image.sizes:
-            view = views[0]
-            part = ", the middle of it" if view.before.shape != data.shape else ""
-            title = job.source.name + part
-            picture_figure(path, view.before, view.cubic, view.after, title=title)
-        else:
-            after = image.words(image.factors(ways[0], scale))
-            title = f"{job.source.name}: {image.words()} to {after}"
-            volume_figure(path, views, title=title)
 
 
 # --- all ------------------------------------------------------------------------------------------

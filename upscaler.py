@@ -1,6 +1,7 @@
 """Which network for which image, and what it is told about how the image was made."""
 
-from dataclasses import dataclass
+import argparse
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,6 +16,24 @@ from upscaling import upscale
 from utils import UsageError, note
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
+
+
+def known_degradation(name: str) -> Degradation:
+    """An argparse type: a degradation by its name."""
+    try:
+        return parse_degradation(name)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def told_degradation(args) -> Degradation | None:
+    """What the user says of the input with --degradation, --blur and --noise; None: nothing."""
+    if not (args.degradation or args.blur or args.noise):
+        return None
+    way = args.degradation or Degradation()
+    if args.blur:
+        way = replace(way, kernel="blur", width=(args.blur, args.blur))
+    return replace(way, noise=args.noise, rician=True) if args.noise else way
 
 
 @dataclass
