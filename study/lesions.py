@@ -78,7 +78,7 @@ def one_threshold(shown: dict, mask: np.ndarray) -> dict:
         false, number = label(above & away, np.ones((3, 3, 3)))
         sizes = np.bincount(false.ravel(), minlength=number + 1)[1:]
         found[name] = {
-            "dice": dice(shown[name], level),
+            "dice": float(dice(shown[name], level)),
             "touched_percent": 100 * (len(np.unique(lesions[above])) - 1) / count,
             "false_findings_of_5_mm3": int((sizes >= 5).sum()),
         }
