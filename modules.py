@@ -90,7 +90,7 @@ class Interpolation(nn.Module):
         super().__init__()
         self.scale = scale
         # Interpolating the identity matrix gives the exact weights.
-        unit = torch.eye(5)[None, None]
+        unit = torch.eye(5, device="cpu")[None, None]  # on "meta" PyTorch would load SymPy
         down, across = (
             F.interpolate(unit, (5 * s, 5), mode=mode)[0, 0, 2 * s : 3 * s] for s in scale
         )
@@ -162,7 +162,7 @@ class DeepESPCN(nn.Module):
         with torch.no_grad():
             for conv in (*self.body, *self.side):
                 h, w = conv.kernel_size
-                conv.weight.mul_(0.1)[:, :, h // 2, w // 2] += torch.eye(channels)
+                conv.weight.mul_(0.1)[:, :, h // 2, w // 2].diagonal().add_(1)
             if half:  # the side path starts small, as something that corrects
                 self.up.weight.mul_(0.1)
             self.tail.weight.zero_()
