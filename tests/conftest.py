@@ -1,5 +1,6 @@
 """Data that the tests share, made from the slices of real people in data/."""
 
+import contextlib
 import signal
 import sys
 from pathlib import Path
@@ -25,13 +26,19 @@ def _in_fp32(monkeypatch):
     monkeypatch.setattr(upscaling, "bf16_is_safe", lambda: False)
 
 
-@pytest.fixture(autouse=True)
-def _leave_signals_alone():
+@contextlib.contextmanager
+def signals_left_alone():
     """train.main() takes over Ctrl-C and SIGTERM; the test run gets them back."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def _leave_signals_alone():
+    with signals_left_alone():
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -99,36 +106,74 @@ def adni(tmp_path_factory) -> Path:
     return root
 
 
+def checkpoint_of(network, arch, scale=(4, 4)) -> dict:
+    return {
+        "model": network.state_dict(),
+        "arch": arch,
+        "scale": list(scale),
+        "degradation": "bicubic",
+        "trained_on": "nothing, made by a test",
+        "metrics": {},
+    }
+
+
+def save_weights(path, scale=(4, 4), tail=0.0, **arch) -> Path:
+    """Write a small network; without a tail it is bicubic interpolation."""
+    arch = {"name": "deep", "channels": 2, "blocks": 0, **arch}
+    torch.manual_seed(3)
+    network = modules.build(arch, scale)
+    torch.nn.init.normal_(network.tail.weight, std=tail)
+    checkpoints.save_checkpoint(path, checkpoint_of(network, arch, scale))
+    return path
+
+
+def random_network(arch, scale=(4, 4)) -> torch.nn.Module:
+    """A network in which every layer has its part in the result."""
+    torch.manual_seed(0)
+    network = modules.build(arch, scale)
+    for p in network.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    return network.eval()
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Path:
     """A checkpoint of a small network that was hardly trained: not bicubic, but near to it."""
     path = tmp_path_factory.mktemp("weights") / "tiny.pt"
-    arch = {"name": "deep", "channels": 8, "blocks": 2}
-    torch.manual_seed(3)
-    network = modules.build(arch)
-    torch.nn.init.normal_(network.tail.weight, std=0.002)
-    checkpoints.save_checkpoint(path, checkpoint_of(network, arch))
-    return path
+    return save_weights(path, tail=0.002, channels=8, blocks=2)
 
 
 @pytest.fixture(scope="session")
 def bicubic(tmp_path_factory) -> Path:
     """An untrained network is exactly bicubic interpolation: what is wrong is not its fault."""
-    path = tmp_path_factory.mktemp("bicubic") / "bicubic.pt"
-    arch = {"name": "deep", "channels": 2, "blocks": 0}
-    checkpoints.save_checkpoint(path, checkpoint_of(modules.build(arch), arch))
-    return path
+    return save_weights(tmp_path_factory.mktemp("bicubic") / "bicubic.pt")
 
 
-def checkpoint_of(network, arch) -> dict:
-    return {
-        "model": network.state_dict(),
-        "arch": arch,
-        "scale": 4,
-        "degradation": "bicubic",
-        "trained_on": "nothing, made by a test",
-        "metrics": {},
-    }
+def without_figures(patch):
+    """Figures take most of the time of a short run, which is validated after every epoch here."""
+    patch.setattr("train.runs.plot", lambda *a: None)
+    patch.setattr("train.examples_figure", lambda *a, **k: None)
+    patch.setattr("train.CHECK_EVERY", (1, 1000))
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    without_figures(monkeypatch)
+
+
+def train_once(arguments):
+    """A run that several tests look at."""
+    import train
+
+    with pytest.MonkeyPatch.context() as patch, signals_left_alone():
+        without_figures(patch)
+        patch.setattr(upscaling, "bf16_is_safe", lambda: False)
+        assert train.main([str(a) for a in arguments]) == 0
+
+
+def pixels(path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
 
 
 class NoFloat64(torch.Tensor):

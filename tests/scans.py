@@ -1,6 +1,8 @@
-"""Scans that tests make: blobs, affines and DICOM series whose geometry is known."""
+"""Files that tests make: PNGs, blobs, affines and DICOM series whose geometry is known."""
 
 import itertools
+import struct
+import zlib
 
 import nibabel as nib
 import numpy as np
@@ -8,11 +10,57 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 
+def png(width, height, rows=b"", bits=8, channels=1) -> bytes:
+    """A PNG whose header says this size, whatever it holds."""
+
+    def chunk(name, content):
+        check = zlib.crc32(name + content)
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", check)
+
+    colour = (0, 4, 2, 6)[channels - 1]
+    head = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def save_volume(path, data, affine=(1, 1, 1)):
+    """Write a NIfTI volume; of its geometry the voxel sizes will do."""
+    affine = np.asarray(affine, float)
+    affine = np.diag([*affine, 1]) if affine.ndim == 1 else affine
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(data, affine), path)
+    return path
+
+
 def blob(shape, top=1000.0) -> np.ndarray:
     """A smooth bright ellipsoid away from the edges and off the centre, float64."""
     grid = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
     r = sum(((g - c) / w) ** 2 for g, c, w in zip(grid, (0.1, -0.1, 0.05), (0.35, 0.4, 0.45)))
     return top * np.exp(-2 * r)
+
+
+def hostile(shape) -> dict[str, np.ndarray]:
+    """Volumes that no scanner makes, but files hold."""
+    rng = np.random.default_rng(5)
+    spike, block = np.zeros(shape), np.full(shape, 100.0)
+    spike[4, 5, 2], block[2:7, 3:8, 1] = 1e4, -100
+    return {
+        "random": rng.normal(size=shape),
+        "checkerboard": np.indices(shape).sum(0) % 2 * 2000.0 - 1000,
+        "spike": spike,
+        "block": block,
+        "negative": -rng.random(shape) - 5,
+        "huge": rng.normal(size=shape) * 1e30,
+        "tiny": rng.random(shape) * 1e-30,
+        "nothing": np.zeros(shape),
+        "constant": np.full(shape, -3.0),
+        "offset": 1e6 + rng.random(shape),
+        "steps": rng.integers(-1, 2, shape) * 32767.0,
+        "tomography": blob(shape, 2000) - 896,
+    }
+
+
+HOSTILE = hostile((9, 10, 4))
 
 
 def rotation(*degrees) -> np.ndarray:

@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 import torch
-from conftest import checkpoint_of
+from conftest import checkpoint_of, random_network
 
 import checkpoints
 import modules
@@ -17,19 +17,12 @@ from utils import DataError
 ARCH = {"name": "deep", "channels": 8, "blocks": 2}
 
 
-@pytest.mark.parametrize(
-    "arch",
-    [
-        ARCH,
-        {"name": "espcn", "channels": 6},
-        {**ARCH, "told": True},
-    ],
-    ids=str,
-)
+ARCHS = [ARCH, {"name": "espcn", "channels": 6}, {**ARCH, "told": True}]
+
+
+@pytest.mark.parametrize("arch", ARCHS, ids=str)
 def test_a_loaded_network_gives_the_same_bits(tmp_path, arch):
-    network = modules.build(arch)
-    for p in network.parameters():
-        torch.nn.init.normal_(p, std=0.1)
+    network = random_network(arch)
     checkpoints.save_checkpoint(tmp_path / "a.pt", checkpoint_of(network, arch))
     read = load_checkpoint(tmp_path / "a.pt")
     assert read["arch"] == arch and read["scale"] == [4, 4] and read["version"] == 2
@@ -48,28 +41,20 @@ def refused(path) -> str:
     return message
 
 
-def test_missing_empty_and_foreign_files_are_refused(tmp_path):
+def test_what_is_no_checkpoint_is_refused(tiny, tmp_path):
     assert "no such file" in refused(tmp_path / "none.pt")
     assert "not a file" in refused(tmp_path)
-    for content in (b"", b"hello", pickle.dumps({"model": {}}), b"PK\x03\x04" + bytes(100)):
-        (tmp_path / "a.pt").write_bytes(content)
-        assert "not a checkpoint" in refused(tmp_path / "a.pt")
-    with zipfile.ZipFile(tmp_path / "b.pt", "w") as archive:
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
         archive.writestr("notes.txt", "a zip file, but no checkpoint")
-    assert "not a checkpoint" in refused(tmp_path / "b.pt")
-
-
-def test_a_checkpoint_cut_short_anywhere_is_refused(tiny, tmp_path):
-    content = tiny.read_bytes()
-    for length in (1, 100, len(content) // 2, len(content) - 30, len(content) - 1):
-        (tmp_path / "cut.pt").write_bytes(content[:length])
-        assert "not a checkpoint, damaged" in refused(tmp_path / "cut.pt")
-
-
-@pytest.mark.parametrize("content", [torch.ones(3), [1, 2], {}, {"model": {}}, 5], ids=repr)
-def test_other_torch_files_are_refused(tmp_path, content):
-    torch.save(content, tmp_path / "a.pt")
-    assert "not a checkpoint of this project" in refused(tmp_path / "a.pt")
+    whole = tiny.read_bytes()
+    foreign = [b"", b"hello", pickle.dumps({"model": {}}), b"PK\x03\x04" + bytes(100)]
+    cut = [whole[:n] for n in (1, 100, len(whole) // 2, len(whole) - 30, len(whole) - 1)]
+    for content in ((tmp_path / "a.pt").read_bytes(), *foreign, *cut):
+        (tmp_path / "a.pt").write_bytes(content)
+        assert "not a checkpoint, damaged" in refused(tmp_path / "a.pt")
+    for content in (torch.ones(3), [1, 2], {}, {"model": {}}, 5):
+        torch.save(content, tmp_path / "a.pt")
+        assert "not a checkpoint of this project" in refused(tmp_path / "a.pt")
 
 
 def nested():

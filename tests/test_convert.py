@@ -7,9 +7,9 @@ import sys
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, pixels
 from PIL import Image
-from scans import save_series
+from scans import save_series, save_volume
 
 import convert
 import dataset
@@ -28,19 +28,12 @@ def study(brain, tmp_path_factory):
     for n in range(1, 8):
         sessions = ("ses-1", "ses-2") if n == 3 else ("",)
         for session in sessions:
-            folder = root / f"sub-{n:02d}" / session / "anat"
-            folder.mkdir(parents=True)
             name = "_".join(filter(None, (f"sub-{n:02d}", session, "T1w.nii.gz")))
-            nib.save(nib.Nifti1Image(part, np.eye(4)), folder / name)
+            save_volume(root / f"sub-{n:02d}" / session / "anat" / name, part)
         rows.append(f"sub-{n:02d}\t{60 + n}\t{'patient' if n % 2 else 'control'}")
     rows[-1] = "sub-07\t67\tn/a"
     (root / "participants.tsv").write_text("\n".join(rows) + "\n")
     return root
-
-
-def pixels(path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image)
 
 
 def test_a_study_becomes_the_layout_of_adni(study, tmp_path, capsys):
@@ -150,7 +143,7 @@ def test_a_bad_scan_is_named_and_the_others_are_done(study, tmp_path, capsys):
     (tmp_path / "in" / "sub-03_T1w.nii.gz").write_bytes(scan[:900])
     assert convert.main([str(tmp_path / "in"), str(tmp_path / "out"), "--slices", "1"]) == 1
     assert "sub-03_T1w.nii.gz" in capsys.readouterr().err
-    assert len(list((tmp_path / "out").rglob("*.png"))) in (1, 2)
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 2
 
 
 def test_wrong_arguments_are_refused(study, tmp_path):
@@ -176,10 +169,7 @@ def test_wrong_arguments_are_refused(study, tmp_path):
 
 
 def test_as_a_program(study, tmp_path):
-    command = [sys.executable, str(ROOT / "convert.py"), str(study), "out", "--slices", "1"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert "train.py --data out" in result.stdout
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    command = [sys.executable, str(ROOT / "convert.py"), str(study), ".", "--slices", "1"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=study)
     assert result.returncode == 2
-    assert result.stderr == "error: out: exists already; name a new folder\n"
+    assert result.stderr == "error: .: exists already; name a new folder\n"

@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
+from scans import save_series, save_volume
 
 import dataset
 from dataset import load_slices
@@ -39,8 +40,7 @@ def volume_of(shape, sizes=(1, 1, 1), path=None):
     data = np.zeros(shape, np.float32)
     data[2:-2, 2:-2, 2:-2] = 50 + 100 * np.random.default_rng(0).random([n - 4 for n in shape])
     if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        nib.save(nib.Nifti1Image(data, np.diag([*sizes, 1])), path)
+        save_volume(path, data, sizes)
     return data
 
 
@@ -110,7 +110,11 @@ def test_changed_data_is_noticed(few):
     assert len(keys) == 4
 
 
-def test_both_files_of_an_analyze_pair_count(tmp_path):
+def test_all_files_of_a_scan_count(tmp_path):
+    save_series(tmp_path / "dicom")
+    key = dataset.fingerprint(find_scans(tmp_path), tmp_path)
+    next((tmp_path / "dicom").iterdir()).unlink()
+    assert dataset.fingerprint(find_scans(tmp_path), tmp_path) != key
     data = np.arange(12 * 14 * 10, dtype=np.int16).reshape(12, 14, 10)
     nib.save(nib.Nifti1Pair(data, np.eye(4)), tmp_path / "p1.img")
     key = dataset.fingerprint(find_scans(tmp_path), tmp_path)
@@ -148,15 +152,6 @@ def test_unreadable_files_are_named_counted_and_left_out(few, capsys):
     assert len(told) == 2 and "d_1.png" in told[0] and "e_1.png" in told[1]
 
 
-def test_many_more_files_than_workers_are_all_read(few):
-    folder, _ = few
-    for n in range(50):
-        Image.fromarray(grey(8, 8) // 2 + n).save(folder / f"z{n}_1.png")
-    slices, _, bad = load_slices(find_scans(folder), "cache", workers=2)
-    assert bad == 0 and len(slices) == 53
-    assert [int(s.min()) for s in slices][-1] >= 49
-
-
 def test_without_data_the_slices_of_the_clone_are_loaded(tmp_path):
     parts, _ = dataset.load_parts(cache=tmp_path / "cache")
     people = {name: set(part.subject) for name, part in parts.items()}
@@ -183,7 +178,7 @@ def test_slices_of_a_volume_are_upright_bright_and_evenly_spread(tmp_path):
 def test_negative_values_and_a_small_head_in_a_large_field_of_view(tmp_path):
     data = np.full((60, 60, 20), -1000, np.float32)
     data[25:35, 20:40, 5:15] = 200
-    nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / "ct.nii")
+    save_volume(tmp_path / "ct.nii", data)
     found = dataset.volume_slices(tmp_path / "ct.nii")
     assert [n for n, _ in found] == list(range(5, 15))
     assert found[0][1].shape == (36, 26) and set(np.unique(found[0][1])) == {0, 255}

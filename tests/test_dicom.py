@@ -99,14 +99,10 @@ def there_and_back(t, z):
 
 TOLD = {
     "volume after volume": lambda rng: [single(t, z, number=1 + t * SLICES + z) for t, z in EVERY],
-    "position after position": lambda rng: [
-        single(t, z, number=1 + z * TIMES + t) for t, z in EVERY
-    ],
     "restarts, temporal position": lambda rng: restarting(
         there_and_back, TemporalPositionIdentifier=lambda t, z: t + 1
     ),
     "restarts, acquisition number": lambda rng: restarting(AcquisitionNumber=lambda t, z: t),
-    "restarts, time": lambda rng: restarting(AcquisitionTime=lambda t, z: f"09300{t}.{z}"),
     "restarts backwards, time": lambda rng: restarting(
         there_and_back, AcquisitionTime=lambda t, z: f"09300{t}.{z}"
     ),
@@ -128,16 +124,12 @@ TOLD = {
             ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"],
         )
     ],
-    "enhanced, in order": lambda rng: [enhanced(EVERY)],
     "a file for each time, numbers": lambda rng: per_time(
         rng, lambda t, z: {"TemporalPositionIndex": 1}, InstanceNumber=lambda t: t + 7
     ),
     "a file for each time, clock": lambda rng: per_time(
         rng, AcquisitionDateTime=lambda t: f"202001010923{t:02d}"
     ),
-    "all of one UID": lambda rng: [
-        single(t, z, number=t * SLICES + z, SOPInstanceUID="1.2.3.4") for t, z in EVERY
-    ],
 }
 
 

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
-
-import train
+from conftest import ROOT, train_once
 
 pytestmark = pytest.mark.skipif(
     os.name != "posix" or not torch.distributed.is_available(), reason="needs torchrun with gloo"
@@ -61,11 +59,7 @@ def runs(adni, tmp_path_factory):
     command = [*torchrun, "runner.py", str(ROOT), *words, "--run", "two", "--cache", "cache"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.runs, "plot", lambda *a: None)
-        patch.setattr(train, "examples_figure", lambda *a, **k: None)
-        patch.setattr(train, "CHECK_EVERY", (1, 1000))
-        train.main([*words, "--run", str(folder / "one"), "--cache", str(folder / "cache")])
+    train_once([*words, "--run", folder / "one", "--cache", folder / "cache"])
     return folder, done
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from conftest import checkpoint_of, random_network
 
 import export
-import modules
 import upscaling
 from checkpoints import save_checkpoint
 
@@ -16,16 +16,12 @@ def exported(tmp_path_factory):
     """(network, ONNX Runtime session) of a small network that is told its degradation."""
     folder = tmp_path_factory.mktemp("export")
     arch = {"name": "deep", "channels": 8, "blocks": 2, "half": 1, "told": True}
-    torch.manual_seed(0)
-    network = modules.build(arch, (3, 2))
-    for p in network.parameters():
-        torch.nn.init.normal_(p, std=0.2)
-    save_checkpoint(folder / "a.pt", {
-        "model": network.state_dict(), "arch": arch, "scale": [3, 2], "degradation": "mixed",
-        "trained_on": "nothing", "metrics": {},
-    })  # fmt: skip
+    network = random_network(arch, (3, 2))
+    save_checkpoint(
+        folder / "a.pt", checkpoint_of(network, arch, (3, 2)) | {"degradation": "mixed"}
+    )
     export.main([str(folder / "a.pt"), str(folder / "a.onnx")])
-    return network.eval(), onnxruntime.InferenceSession(str(folder / "a.onnx"))
+    return network, onnxruntime.InferenceSession(str(folder / "a.onnx"))
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 13, 17), (3, 1, 8, 5), (2, 1, 31, 64), (1, 1, 1, 1)])

@@ -38,7 +38,7 @@ def test_scripts_write_numbers_and_a_figure(study, cli, tiny, two_people, tmp_pa
     result = json.loads((tmp_path / f"{name}.json").read_text())
     assert (result["people"], result["slices"]) == (2, 4)
     assert result["command"].startswith(f"python study/{name}.py")
-    assert len(Image.open(tmp_path / f"trust-{name}.png").size) == 2
+    assert Image.open(tmp_path / f"trust-{name}.png").width > 300
 
 
 def test_ring_correlation_is_one_for_the_truth_and_falls_where_it_is_another(study):
