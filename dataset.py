@@ -353,8 +353,8 @@ class Batch:
     """One training step: all float32, N samples.
 
     lr (N, 1, P, P) and hr (N, 1, rows P, columns P) in [0, 1]; view (N, 1, V, V): another part of
-    the LR slices, as large as whole slices in half of the iterations, smaller in the others; description
-    (N, ENTRIES): their true degradation.
+    the LR slices, as large as whole slices in half of the iterations, smaller in the others;
+    description (N, ENTRIES): their true degradation.
     """
 
     lr: torch.Tensor
