@@ -20,6 +20,14 @@ import upscaling  # noqa: E402
 import utils  # noqa: E402
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A file's tests stay in one process, so that the runs they share are made once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
+
+
 @pytest.fixture(autouse=True)
 def _in_fp32(monkeypatch):
     """Results are the same on every chip."""
