@@ -9,7 +9,7 @@ import torch
 
 import modules
 from degradation import NAMED, Scale, crop_to_scale, degrade, make_consistent, parse_degradation
-from description import describe_degradation
+from description import ENTRIES, describe_degradation
 from figures import Example
 from metrics import score, summarise
 from utils import progress
@@ -61,6 +61,28 @@ def slice_scores(sr: torch.Tensor, hr: torch.Tensor, again, lr: torch.Tensor, sc
     return score(sr, hr, scale) | {"lr_rmse": lr_rmse}
 
 
+@torch.inference_mode()
+def scan_descriptions(network, slices, degradation, scale: Scale, device) -> torch.Tensor | None:
+    """What the network finds about how each slice was made, as `predict.py` does: (N, ENTRIES).
+
+    One description for all slices of a volume, the mean over those of its middle; the others may
+    show little of the brain. A picture is on its own.
+    """
+    if not network.told:
+        return None
+    scans = defaultdict(list)
+    for i, name in enumerate(slices.name):
+        scans[str(name).split("#")[0]].append(i)
+    found = torch.zeros(len(slices), ENTRIES, device=device)
+    for numbers in scans.values():
+        places = np.linspace(0.3 * (len(numbers) - 1), 0.7 * (len(numbers) - 1), 8).round()
+        middle = [numbers[int(place)] for place in np.unique(places)]
+        lr = [degrade(as_tensor(slices[i], scale, device), degradation, scale, seed=i)
+              for i in middle]  # fmt: skip
+        found[numbers] = torch.cat([network.describe(one) for one in lr]).mean(0)
+    return found
+
+
 def score_slices(
     networks: dict, slices, degradation, scale: Scale = (4, 4), device="cpu", *,
     consistent=False, told=False, lr_slices=None, word="scoring",
@@ -74,7 +96,11 @@ def score_slices(
     slice: what a network invents against the scan shows there.
     """
     networks = {"bicubic": modules.Interpolation(scale).to(device), **networks}
-    description = describe_degradation(degradation, scale).to(device) if told else None
+    truth = describe_degradation(degradation, scale).to(device) if told else None
+    described = {}
+    if not told and lr_slices is None:
+        for name, network in networks.items():
+            described[name] = scan_descriptions(network, slices, degradation, scale, device)
     waiting = {}
     bar = progress(total=len(slices), desc=word, unit="slice")
     with ThreadPoolExecutor(2) as pool:  # scores the last batch while the next one is upscaled
@@ -86,6 +112,8 @@ def score_slices(
             else:
                 lr = torch.cat([as_tensor(lr_slices[i], (1, 1), device) for i in numbers])
             for name, network in networks.items():
+                found = described.get(name)
+                description = truth if found is None else found[numbers]
                 results = {name: modules.upscale(network, lr, description)}
                 if consistent and name != "bicubic":
                     agrees = make_consistent(results[name], lr, degradation, scale)
