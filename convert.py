@@ -5,6 +5,7 @@
 Made the slices of data/ds002748: equal orientation, brightness and size, never resampled.
 """
 
+import argparse
 import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +32,7 @@ def height_width(text: str) -> tuple[int, int]:
     """An argparse type: `240x256` as (240, 256)."""
     height, _, width = text.lower().partition("x")
     if not (height.isdecimal() and width.isdecimal() and 4 <= int(height) * int(width) <= 2**26):
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 240x256 (height x width)")
     return int(height), int(width)
 
 

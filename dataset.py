@@ -92,7 +92,8 @@ def load_parts(
         scans, cache, root=root, axis=axis, count=slices, workers=workers, quiet=quiet
     )
     if bad and not quiet:
-        print(f"{bad} files could not be read and were left out (named when first read)")
+        print(f"{bad} files could not be read and were left out (named when first read; they are "
+              f"read again when {Path(cache, key)}.npz is deleted)")  # fmt: skip
     if not split:
         return {"all": every}, key
     which = np.array([part_of[subject] for subject in every.subject])
@@ -443,5 +444,6 @@ def fit(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def to_device(array: np.ndarray, device: str) -> torch.Tensor:
     """The array as a tensor on the device; from pinned memory, a copy to CUDA does not wait."""
     tensor = torch.from_numpy(array)
-    tensor = tensor.pin_memory() if device.startswith("cuda") else tensor
-    return tensor.to(device, non_blocking=True)
+    if device.startswith("cuda"):
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)  # MPS would copy what may have been freed by then

@@ -49,11 +49,15 @@ class Degradation:
 
 
 def parse_scale(text: str) -> Scale:
-    """`4` as (4, 4), `4x1` as (4, 1): how often the rows and the columns are enlarged."""
-    rows, _, columns = text.lower().partition("x")
-    scale = int(rows), int(columns or rows)
-    if not (all(1 <= s <= 8 for s in scale) and max(scale) > 1):
-        raise ValueError(f"{text} is no scale from 2 to 8")
+    """`4` as (4, 4), `4x1` as (4, 1): how often the rows and the columns are enlarged.
+
+    Raises UsageError.
+    """
+    rows, x, columns = text.lower().partition("x")
+    numbers = (rows, columns if x else rows)
+    scale = tuple(int(n) if n.isdecimal() else 0 for n in numbers)
+    if not (2 <= scale[0] <= 8 and 1 <= scale[1] <= 8):
+        raise UsageError(f"{text} is no scale: 2 to 8, or 4x1 for the rows only")
     return scale
 
 
@@ -71,7 +75,7 @@ def parse_degradation(name: str) -> Degradation:
     """
     found = Degradation()
     for part in name.split("+"):
-        word, number = re.fullmatch(r"(.*?)(?:-(\d+(?:\.\d+)?))?", part).groups()
+        word, number = re.fullmatch(r"(?s)(.*?)(?:-(\d+(?:\.\d+)?))?", part).groups()
         value = float(number) if number else None
         if value is None and word in KERNELS[:-2]:
             found = replace(found, kernel=word)

@@ -174,12 +174,20 @@ class Pairs:
 
 
 def stack_of(path: Path, plane: str, limits=None):
-    """The slices (S, H, W) of a picture or a volume in [0, 1], and the values that are 0 and 1."""
-    if kind_of(path) not in ("volume", "dicom"):
-        return read_picture(path).pixels[None], None
-    volume = read_scan(path)
-    values = slices_of(to_ras(volume.intensities(), volume.affine), plane)
-    low, high = limits or intensity_range(values)
+    """The slices (S, H, W) of a picture or a volume in [0, 1], and the values that are 0 and 1.
+
+    limits: such values of its pair, as both must have the same; None: its own.
+    """
+    if kind_of(path) in ("volume", "dicom"):
+        volume = read_scan(path)
+        values = slices_of(to_ras(volume.intensities(), volume.affine), plane)
+        low, high = limits or intensity_range(values)
+    else:
+        picture = read_picture(path)
+        if picture.dtype == "uint8":  # 255 is white in both
+            return picture.pixels[None], None
+        values = picture.pixels[None] * (picture.high - picture.low) + picture.low
+        low, high = limits or (picture.low, picture.high)
     return np.clip((values - low) / (high - low), 0, 1).astype(np.float32), (low, high)
 
 
@@ -232,7 +240,7 @@ def score_volumes(args, networks, scale, device):
             raise DataError(f"{scan.path}: is a picture; only whole volumes have thinner slices")
     rows = {name: {} for name in args.degradation}
     for i, scan in enumerate(progress(scans, desc="scoring", unit="volume")):
-        volume = read_scan(scan.path, scan.files)
+        volume = read_scan(scan.path, scan.files, series=scan.series)
         if volume.sizes[2] > 1.6 * min(volume.sizes):
             raise DataError(f"{scan.path}: its slices are thick themselves: nothing to score with")
         values = to_ras(volume.intensities(), volume.affine)

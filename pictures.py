@@ -185,8 +185,10 @@ def upright(values: np.ndarray, orientation: int) -> np.ndarray:
 
 def grey_values(values: np.ndarray, path: Path, force: bool) -> np.ndarray:
     """Luminance of unsigned (H, W, C): grey or RGB with or without alpha, on black."""
-    if values.dtype.kind != "u" or not 2 <= values.shape[2] <= 4:
-        raise DataError(f"{path}: holds {values.shape[2]} channels; save it as grey")
+    if values.dtype.kind != "u" or values.itemsize > 4 or not 2 <= values.shape[2] <= 4:
+        words = f"{values.shape[2]} channels of {values.dtype.name}"
+        raise DataError(f"{path}: holds {words}; save it as grey")
+    room = np.uint64 if values.itemsize > 2 else np.uint32  # for the products below
     top = np.iinfo(values.dtype).max
     grey = values[..., 0]
     if values.shape[2] > 2:
@@ -196,10 +198,10 @@ def grey_values(values: np.ndarray, path: Path, force: bool) -> np.ndarray:
                             "luminance)")  # fmt: skip
         if spread.any():
             warn(f"{path}: is a colour picture; its luminance is used")
-        weights = np.array([19595, 38470, 7471], np.uint32)  # of 65536, as Pillow has them
+        weights = np.array([19595, 38470, 7471], room)  # of 65536, as Pillow has them
         grey = ((values[..., :3] @ weights + 32768) >> 16).astype(values.dtype)
     if values.shape[2] in (2, 4):
-        grey = (grey.astype(np.uint32) * values[..., -1] // top).astype(values.dtype)
+        grey = (grey.astype(room) * values[..., -1] // top).astype(values.dtype)
     return grey
 
 

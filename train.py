@@ -121,7 +121,7 @@ def arguments(argv=None):
         parser.error("--ema must be in [0, 1)")
     if not 0 < args.lr < 1:
         parser.error("--lr must be in (0, 1)")
-    through = 1 in args.scale
+    through = args.scale[1] == 1
     if through and not args.data:
         parser.error(f"--scale {scale_name(args.scale)} needs whole volumes: --data VOLUMES")
     if through and args.axis == "axial":
@@ -201,8 +201,11 @@ def load_data(args):
     return parts, fingerprint, args.iterations or (12000 if args.data else 2000)
 
 
-def start_network(args):
-    """The untrained network, begun with --weights where they are given, and its arch."""
+def start_network(args, run, resuming):
+    """The network and its arch: those of the run, of --weights, or untrained ones."""
+    if resuming:  # the file of --weights may be gone
+        arch = load_checkpoint(run / "last.pt")["arch"]
+        return modules.build(arch, args.scale), arch
     torch.manual_seed(args.seed)
     arch = {"name": args.model, "channels": args.channels or (64 if args.model == "espcn" else 48)}
     if args.model == "deep":
@@ -210,13 +213,13 @@ def start_network(args):
     if not args.weights:
         return modules.build(arch, args.scale), arch
     given = load_checkpoint(args.weights)
-    network = modules.load_network(given, args.weights)
-    arch = given["arch"] | ({"told": True} if arch.get("told") else {})
-    if network.scale == args.scale and network.told == arch.get("told", False):
-        return network.train(), arch
+    modules.load_network(given, args.weights)  # refuses what is damaged
+    told = {"told": True} if arch.get("told") and given["arch"]["name"] == "deep" else {}
+    # The error head is left out: it was made for features that training changes.
+    arch = {k: v for k, v in given["arch"].items() if k != "spread"} | told
     network = modules.build(arch, args.scale)
     left = modules.adopt_weights(network, given)
-    if rank() == 0:
+    if left and rank() == 0:
         note(f"{args.weights}: not in it, so begun anew: {', '.join(left[:4])}")
     return network, arch
 
@@ -224,7 +227,7 @@ def start_network(args):
 def set_up(args, device, run, resuming):
     """Data, state and what is written about the run; its folder is ready for the loop."""
     parts, fingerprint, total = load_data(args)
-    network, arch = start_network(args)
+    network, arch = start_network(args, run, resuming)
     network = network.to(device)
     average = copy.deepcopy(network).requires_grad_(False)
     state = runs.State(network, average, optimisers_of(network, args.optimizer, args.lr))
@@ -328,7 +331,7 @@ def train(args, device, run: Path, resuming: bool) -> int:
         degradation=args.degradation, augment=not args.no_augment, device=str(device),
         rank=rank(), world=world(),
     )  # fmt: skip
-    at_once = True if device.type in ("cpu", "cuda") else None  # PyTorch 2.4 refuses it on MPS
+    at_once = True if device.type in ("cpu", "cuda") else None  # MPS: not every PyTorch can
     bar = progress(total=total * args.batch_size, initial=state.iteration * args.batch_size,
                    unit="slice", unit_scale=True, disable=not chief)  # fmt: skip
     pending, unwritten, stop = [], [], Stop()
@@ -415,8 +418,7 @@ def train(args, device, run: Path, resuming: bool) -> int:
 
 def finish(run: Path, rows, slices, config, about, device) -> int:
     """The result on the slices of the test subjects: table, figures, and what to do next."""
-    several = about["degradation"] in ("mixed", "wide")
-    shown = "bicubic" if several else about["degradation"]
+    shown, *others = taking_turns(about["degradation"], tuple(about["scale"]))
     network = modules.load_network(load_checkpoint(run / "best.pt"), run / "best.pt").to(device)
     networks = {"this network": network}
     try:
@@ -438,9 +440,9 @@ def finish(run: Path, rows, slices, config, about, device) -> int:
     best, data = runs.quoted(run / "best.pt"), config["arguments"]["data"] or dataset.OWN_DATA
     middle = Path(data, slices.name[len(slices) // 2].split("#")[0])
     note("Try next:")
-    note(f"  python predict.py --simulate --checkpoint {best} --image {runs.quoted(middle)}")
-    if several:
-        note(f"  python evaluate.py {best} --degradation all")
+    if 1 not in network.scale:  # predict.py simulates no thick slices, evaluate.py does
+        note(f"  python predict.py --simulate --checkpoint {best} --image {runs.quoted(middle)}")
+    note(f"  python evaluate.py {best}{' --degradation all' if others else ''}")
     return 0
 
 

@@ -181,6 +181,20 @@ def test_ready_pairs_score_what_their_degradation_scores(adni, tiny):
         results(tiny, "--pairs", "lr", adni / "test")
 
 
+def test_deep_pairs_share_one_scale(tiny):
+    """Pictures of 16 bits have their own white: that of HR counts for LR too."""
+    hr = np.zeros((32, 32), np.uint16)
+    hr[8:24, 8:24] = 40000
+    lr = (degrade(torch.from_numpy(hr / np.float32(2**16))[None, None], "blur-3")).numpy()[0, 0]
+    Image.fromarray(hr).save("hr.png")
+    Image.fromarray((lr * 2**16).astype(np.uint16)).save("lr.png")
+    scores = results(tiny, "--pairs", "lr.png", "hr.png")["as given"]["bicubic"]
+    wanted = degrade(torch.from_numpy(hr / np.float32(40000))[None, None], "blur-3")
+    wanted = evaluate.modules.Interpolation()(wanted).clamp(0, 1)[0, 0]
+    mse = float(((wanted.numpy() - hr / 40000) ** 2).mean())
+    assert scores["mse"]["mean"] == pytest.approx(mse, rel=0.02)
+
+
 # --- through the slices ---------------------------------------------------------------------------
 
 

@@ -116,6 +116,9 @@ def test_other_tiffs(tmp_path):
         values, dtype = values_of(path)
         assert dtype == "uint16", path
         np.testing.assert_allclose(values, DEEP, atol=0.01, err_msg=path.name)
+    wide = DEEP.astype(np.uint32) << 16
+    tifffile.imwrite(tmp_path / "wide.tif", with_alpha(wide, 3), photometric="rgb")
+    np.testing.assert_allclose(values_of(tmp_path / "wide.tif")[0], wide, rtol=1e-6)
 
 
 def test_a_tiff_unpacks_to_what_its_header_says_or_not_at_all(tmp_path):

@@ -183,12 +183,27 @@ def test_other_networks_and_schedules_train(command, no_figures, words):
     assert len(log("r")) == 3
 
 
+def test_going_on_from_weights_leaves_out_their_error_head(command, no_figures):
+    """The head would be of other features; and a resumed run needs the file no more."""
+    arch = {"name": "deep", "channels": 6, "blocks": 1, "half": 0, "spread": True}
+    model = modules.build(arch).state_dict()
+    about = dict(scale=[4, 4], degradation="bicubic", trained_on="")
+    train.save_checkpoint("head.pt", dict(arch=arch, model=model, calibration={}, **about))
+    options = [*command, "--iterations", "2"]
+    assert train.main([*options, "--weights", "head.pt", "--run", "r"]) == 0
+    made = content("r/best.pt")["arch"]
+    assert "spread" not in made and made["blocks"] == 1
+    Path("head.pt").unlink()
+    assert train.main(["--resume", "r", "--iterations", "3"]) == 0
+
+
 def test_through_the_slices_of_volumes(no_figures, real_slices, small, cli):
     for n in range(4):
         volume = real_slices[0, 0, 60:124:2, 40:96:2, None].numpy() * np.linspace(0.5, 1, 32)
         save_volume(Path(f"heads/sub-0{n}.nii.gz"), np.roll(volume, n, 1))
     words = "--scale 4x1 --iterations 2 --patch-size 8 --channels 4 --blocks 1 --batch-size 2"
-    assert train.main(["--data", "heads", *words.split(), "--slices", "4", "--run", "a"]) == 0
+    status, output, _ = cli(train.main, "--data", "heads", *words.split(), "--run", "a")
+    assert status == 0 and "evaluate.py a/best.pt" in output and "predict.py" not in output
     checkpoint = content("a/best.pt")
     assert checkpoint["scale"] == [4, 1] and checkpoint["degradation"] == "box"
     assert modules.load_network(checkpoint)(torch.rand(1, 1, 7, 9)).shape == (1, 1, 28, 9)
