@@ -353,12 +353,14 @@ def predict(jobs: list[Job], upscalers: Upscalers, args, figure: bool):
     threads = torch.get_num_threads()
     workers = max(1, min(args.workers or threads + 1, len(pictures)))
     share = max(1, threads // workers)
-    with (
-        ThreadPoolExecutor(workers, "", torch.set_num_threads, (share,)) as pool,
-        closing(pool.map(work, pictures)) as found,  # if interrupted: what was not begun is not
-    ):
-        yield from found
-    torch.set_num_threads(threads)
+    try:
+        with (
+            ThreadPoolExecutor(workers, "", torch.set_num_threads, (share,)) as pool,
+            closing(pool.map(work, pictures)) as found,  # if interrupted: what was not begun is not
+        ):
+            yield from found
+    finally:
+        torch.set_num_threads(threads)
     yield from map(work, (job for job in jobs if job.kind != "picture"))
 
 

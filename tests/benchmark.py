@@ -2,7 +2,7 @@
 
 python tests/benchmark.py                                        all sections: some minutes
 python tests/benchmark.py --sections volume training --old DIR   against another commit's clone
-python tests/benchmark.py --clock cpu                            where others are at work too
+python tests/benchmark.py --clock cpu --threads 1                where others are at work too
 
 What is compared takes turns, and each figure is the median of its turns: neighbours on the same
 machine slow both sides down. Slices are those of data/ds002748.
@@ -60,6 +60,8 @@ def arguments():
     add("--steps", type=int, default=30, help="training steps a turn")
     add("--json", metavar="FILE", help="write the table as JSON too")
     args = parser.parse_args()
+    if args.clock == "cpu" and args.threads > 1:
+        parser.error("--clock cpu needs --threads 1: threads that wait for others count as work")
     torch.set_num_threads(args.threads)
     return args
 
