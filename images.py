@@ -1,5 +1,6 @@
 """A picture or a scan as stacks of slices: one way to read, to cut, to fill and to write both."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,35 @@ class PictureImage:
     def write(self, job, label: str, out: np.ndarray, way, scale) -> Path:
         return pictures.write_picture(job.file(label, ""), out)
 
+    def acquired(self, ways):
+        """The way to cut this image into its own slices."""
+        return ways[0]
+
+    # --- expected errors: 16 bits where the result is a PNG, else in the picture's units ---
+
+    def error_step(self) -> float:
+        """What a value of 1 in the error map stands for, in the picture's units."""
+        white = float(self.picture.high - self.picture.low)
+        return white / 65535 if self.dtype in (np.uint8, np.uint16) else 1.0
+
+    def errors_like(self, out: np.ndarray) -> np.ndarray:
+        """An empty array for the expected errors of a result."""
+        small = self.dtype in (np.uint8, np.uint16)
+        return np.zeros(out.shape, np.uint16 if small else np.float32)
+
+    def error_to_stored(self, values: np.ndarray, span, dtype) -> np.ndarray:
+        """Expected errors, white being 1, as the error map holds them."""
+        white = self.picture.high - self.picture.low
+        return pictures.fit_type(values * np.float32(white / self.error_step()), dtype)
+
+    def error_from_stored(self, values: np.ndarray, span) -> np.ndarray:
+        white = self.picture.high - self.picture.low
+        return values * np.float32(self.error_step() / white)
+
+    def write_errors(self, job, label: str, errors: np.ndarray, way, scale) -> Path:
+        words = f"expected absolute error = value x {self.error_step():.9g} (picture's grey levels)"
+        return pictures.write_picture(job.file(label, ""), errors, words)
+
 
 class ScanImage:
     """A scan, cut along a way: (plane, turned), turned where rows and columns change places."""
@@ -134,6 +164,36 @@ class ScanImage:
         path = job.file(label, ".nii.gz")
         return formats.write_volume(path, self.volume, out, self.factors(way, scale))
 
+    def acquired(self, ways):
+        """The way to cut this scan into its own slices."""
+        planes = [plane for plane in formats.PLANES if plane not in dict(ways)]
+        return ways[0] if len(ways) == 1 else (planes[0], False)
+
+    # --- expected errors: float32 in the scan's units ---
+
+    def error_step(self) -> float:
+        """What a value of 1 in the error map stands for, in the scan's units."""
+        return 1.0
+
+    def errors_like(self, out: np.ndarray) -> np.ndarray:
+        """An empty array for the expected errors of a result."""
+        return np.zeros(out.shape, np.float32, order="F")
+
+    def error_to_stored(self, values: np.ndarray, span, dtype) -> np.ndarray:
+        """Expected errors, white being 1, as the error map holds them."""
+        return values * np.float32(span[1] - span[0])
+
+    def error_from_stored(self, values: np.ndarray, span) -> np.ndarray:
+        return values / np.float32(span[1] - span[0])
+
+    def write_errors(self, job, label: str, errors: np.ndarray, way, scale) -> Path:
+        header = self.volume.header.copy()
+        header["cal_min"], header["cal_max"] = 0, 0  # how bright to show the scan, not its errors
+        header["descrip"] = "expected absolute error"
+        volume = replace(self.volume, header=header, slope=1.0, inter=0.0)
+        path = job.file(label, ".nii.gz")
+        return formats.write_volume(path, volume, errors, self.factors(way, scale))
+
     # --- which way to cut ---
 
     def plane(self, wanted: str) -> tuple[str, str]:
@@ -192,10 +252,11 @@ def through_factor(image, plane: str, wanted: int, shipped: list[int]) -> tuple[
 # --- what a figure shows --------------------------------------------------------------------------
 
 
-def figure_views(image, scale, ways, out, data, span) -> list[View]:
+def figure_views(image, scale, ways, out, data, span, errors=None) -> list[View]:
     """Slices before, interpolated and after: three of one way, or one of each of two.
 
-    data: the intensities of the first volume, span those that are 0 and 1, out: the result.
+    data: the intensities of the first volume, span those that are 0 and 1, out: the result, errors:
+    its error map.
     """
     low, height = np.float32(span[0]), np.float32(span[1] - span[0])
     interpolate, views = modules.Interpolation(scale), []
@@ -210,7 +271,11 @@ def figure_views(image, scale, ways, out, data, span) -> list[View]:
             sr = (image.from_stored(after[i][tuple(place)]) - low) / height
             name, marks = (f"{way[0]} {i}", MARKS[way[0]]) if way else ("", "")
             marks = marks[2:] + marks[:2] if way and way[1] else marks
-            views.append(View(name, lr, cubic, sr, image.aspect(way), marks))
+            view = View(name, lr, cubic, sr, image.aspect(way), marks)
+            if errors is not None:
+                part = image.cut(errors, way)[i][tuple(place)]
+                view.expected = image.error_from_stored(part, span)
+            views.append(view)
     return views
 
 
@@ -222,13 +287,19 @@ def figure_slices(foreground: np.ndarray, count: int) -> list[int]:
     return sorted({int(filled[int(share * (filled.size - 1))]) for share in shares})
 
 
-def draw(path: Path, image, scale, ways, out, data, span) -> None:
+def draw(path: Path, image, scale, ways, out, data, span, errors=None) -> None:
     """Write the figure of an image before and after."""
-    views, name = figure_views(image, scale, ways, out, data, span), image.path.name
+    views = figure_views(image, scale, ways, out, data, span, errors)
+    first, title = views[0], image.path.name
     if image.sizes:
-        after = image.words(image.factors(ways[0], scale))
-        volume_figure(path, views, title=f"{name}: {image.words()} to {after}")
+        title += f": {image.words()} to {image.words(image.factors(ways[0], scale))}"
+    elif first.before.shape != data.shape:
+        title += ", the middle of it"
+    if image.sizes is None or len(image.cut(data, ways[0])) == 1:  # a single slice
+        picture_figure(
+            path, first.before, first.cubic, first.after, expected=first.expected, title=title,
+            aspect=first.aspect,
+        )  # fmt: skip
     else:
-        view = views[0]
-        part = ", the middle of it" if view.before.shape != data.shape else ""
-        picture_figure(path, view.before, view.cubic, view.after, title=name + part)
+        through = {"names": ("before", "cubic", "after")} if len(ways) == 2 else {}
+        volume_figure(path, views, title=title, **through)

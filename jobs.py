@@ -9,13 +9,13 @@ from pathlib import Path
 
 import formats
 from dicom import dicom_series
-from provenance import bids_name
+from provenance import ERROR, bids_name
 from subjects import Scan, files_below
 from utils import DataError, UsageError, note
 
 ENDINGS = formats.PICTURES + formats.VOLUMES + formats.DICOM
 RESULTS = (".png", ".tif", ".nii.gz", ".csv")  # written last: where one is, the input is done
-OURS = re.compile(r".*_(x\d|through-x\d)(_figure|_sd)?", re.IGNORECASE | re.DOTALL)
+OURS = re.compile(r".*_(x\d|through-x\d)(_figure|_error)?", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,17 @@ class Job:
         name = bids_name(self.name, label) if self.dataset else f"{self.name}_{label}"
         return self.folder / (name + ending)
 
-    def finished(self, labels) -> bool:
-        """Whether a result with one of these labels is there, which is written last, and whole."""
+    def finished(self, labels, errors: bool = False) -> bool:
+        """Whether a result with one of these labels is there, which is written last, and whole.
+
+        errors: with its error map.
+        """
         ends = [(label, ending) for label in labels for ending in RESULTS]
-        return any(self.file(label, ending).exists() for label, ending in ends)
+        return any(
+            self.file(label, ending).exists()
+            and (not errors or self.file(label + ERROR, ending).exists())
+            for label, ending in ends
+        )
 
     def make_folder(self) -> None:
         """Make the folder of a result. Raises DataError if a link leads out of the output."""

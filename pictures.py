@@ -214,23 +214,28 @@ def to_stored(picture: Picture, sr: np.ndarray) -> np.ndarray:
     return fit_type(values, kind)
 
 
-def write_picture(path, values: np.ndarray) -> Path:
+def write_picture(path, values: np.ndarray, words: str = "") -> Path:
     """Write a picture (H, W) as `to_stored` makes it.
 
-    path: without an ending. 8 and 16 bits become PNG, other types TIFF. Returns the path of the
-    file, which appears only when it is whole.
+    path: without an ending. 8 and 16 bits become PNG, other types TIFF. words: stand in the file as
+    its description. Returns the path of the file, which appears only when it is whole.
     """
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
     small = values.dtype in (np.uint8, np.uint16)
     path = Path(f"{path}{'.png' if small else '.tif'}")
     with atomic_write(path) as file:
         if small:
-            Image.fromarray(values).save(file, format="PNG", compress_level=1)
+            about = PngInfo()
+            if words:
+                about.add_text("Description", words)
+            Image.fromarray(values).save(file, format="PNG", compress_level=1, pnginfo=about)
         else:
             import tifffile
 
-            tifffile.imwrite(file, values, photometric="minisblack", metadata=None)
+            tifffile.imwrite(file, values, photometric="minisblack", metadata=None,
+                             description=words or None)  # fmt: skip
     return path
 
 

@@ -28,12 +28,21 @@ import modules
 import provenance
 import upscaling
 import utils
-from degradation import NAMED, crop_to_scale, degrade, scale_name
+from calibration import INTERVAL
+from degradation import NAMED, crop_to_scale, scale_name
 from description import words_of
 from figures import simulation_figure
 from jobs import Job, find_jobs, idle_options, shard
 from metrics import METRICS, metrics_table, psnr_of, score, summarise
-from upscaler import Upscaler, Upscalers, known_degradation, told_degradation
+from upscaler import (
+    Upscaler,
+    Upscalers,
+    describe_stack,
+    known_degradation,
+    told_degradation,
+    unlike,
+    upscale_stack,
+)
 from utils import (
     DataError,
     Parser,
@@ -65,6 +74,8 @@ def arguments(argv=None):
     add("--output", metavar="DIR", help="folder for the results  (default: beside the input)")
     add("--overwrite", action="store_true", help="of several inputs: redo what is finished")
     add("--figure", action=optional, help="side-by-side figure  (default: for a single input)")
+    add("--uncertainty", action="store_true",
+        help="write a map of the expected error of each pixel, too")  # fmt: skip
     add("--json", action="store_true", help="print nothing but a line of JSON for each result")
     add("--series", metavar="N", help="DICOM series to take, by its number")
     add("--force", action="store_true", help="take colour photographs, fMRI and the like too")
@@ -132,54 +143,6 @@ def check(args, parser) -> None:
 # --- the loop -------------------------------------------------------------------------------------
 
 
-def lr_and_hr(upscaler: Upscaler, part: np.ndarray, span, seed: int = 0) -> tuple:
-    """What the network takes (N, 1, H, W), and in a simulation the truth that it is made of."""
-    low, high = np.float32(span[0]), np.float32(span[1] - span[0])
-    lr, hr = torch.from_numpy((part - low) / high)[:, None], None
-    if upscaler.simulate:
-        hr = lr.clamp(0, 1)
-        lr = degrade(hr, upscaler.degradation, upscaler.network.scale, seed=seed)
-    return lr, hr
-
-
-def describe_scan(upscaler: Upscaler, slices: np.ndarray, span):
-    """How a scan was made, as the network finds in 8 slices of its middle; None: cannot."""
-    count, h, w = slices.shape
-    some = sorted({int(i) for i in np.linspace(0.3 * (count - 1), 0.7 * (count - 1), 8).round()})
-    y, x = (slice(max(0, n // 2 - 256), n // 2 + 256) for n in (h, w))
-    sample = slices[some, y, x]
-    if upscaler.simulate:
-        sample = crop_to_scale(sample, upscaler.network.scale)
-    return upscaler.describe(lr_and_hr(upscaler, sample, span)[0])
-
-
-def upscale_volume(
-    upscaler: Upscaler, slices, span, finish, *, description, clamped, batch_size, name
-):
-    """Upscale a stack of slices (S, H, W) of one volume, values of `span` being 0 to 1.
-
-    finish(slices, rows of the result, LR, HR or None, SR) takes what was done and (N, 1, H, W) of
-    it; several threads call it at a time. Yields what it returns, in the order of the slices.
-    """
-    rows, (_, h, w) = upscaler.network.scale[0], slices.shape
-    whole = upscaler.consistent or upscaler.simulate
-    most = min(batch_size, upscaling.slices_at_a_time(h, w, upscaler.device))
-    todo = upscaling.parts(slices.shape, most, upscaler.network.receptive_radius, whole)
-
-    def work(part):
-        chosen, wanted, needed = part
-        lr, hr = lr_and_hr(upscaler, slices[chosen, needed], span, chosen.start)
-        sr = upscaler.run(lr, description, clamped)
-        begin, end = (rows * (row - needed.start) for row in (wanted.start, wanted.stop))
-        place = slice(rows * wanted.start, rows * wanted.stop)
-        return finish(chosen, place, lr, hr, sr[..., begin:end, :])
-
-    yield from progress(
-        upscaling.in_parallel(work, todo, upscaler.device),
-        total=len(todo), desc=name, unit="batch", leave=False, disable=len(todo) == 1,
-    )  # fmt: skip
-
-
 @dataclass
 class Result:
     """What came of one input: the files, scores of bicubic and prediction, and the sidecar."""
@@ -187,6 +150,7 @@ class Result:
     paths: list[Path]
     record: dict
     scores: list[dict] = field(default_factory=list)
+    unlike: str = ""  # what sets the input apart from all training images
 
 
 def predict_one(job: Job, upscalers: Upscalers, args, figure: bool) -> Result:
@@ -210,37 +174,62 @@ def upscale(job, image, upscaler: Upscaler, ways, args, figure: bool, warnings: 
     out = image.output_like(ways[0], scale)
     if out.nbytes > LARGE or out.nbytes > 20 * image.bytes:
         note(f"{job.source}: the result takes {out.nbytes / 2**30:.1f} GB before compression")
+    errors = image.errors_like(out) if args.uncertainty else None
     for t in reversed(range(image.times)):  # the figure shows the first one
         data = image.intensities(t)
         low, high = span = image.span(data)
-        volume = out[..., t] if out.ndim == 4 else out
+        volume, doubt = (x[..., t] if x is not None and x.ndim == 4 else x for x in (out, errors))
         mean = volume if len(ways) == 1 else np.zeros(volume.shape, np.float32, order="F")
         for way in ways:
             slices, target = image.cut(data, way), image.cut(mean, way)
-            description = describe_scan(upscaler, slices, span)
+            unsure = None if doubt is None else image.cut(doubt, way)
+            description = describe_stack(upscaler, slices, span)
             name = job.source.name + (f" {t + 1}/{image.times}" if image.times > 1 else "")
             kind = out.dtype if mean is volume else None
-            finish = partial(fill, image, target, span, kind, len(ways))
-            for _ in upscale_volume(
-                upscaler, slices, span, finish, description=description, name=name,
+            finish = partial(fill, image, target, unsure, span, kind, len(ways))
+            for _ in upscale_stack(
+                upscaler, slices, finish, span=span, description=description, name=name,
                 clamped=image.clamped(data, low, high), batch_size=args.batch_size,
             ):  # fmt: skip
                 pass  # everything lands in target
         for z in range(volume.shape[2]) if mean is not volume else ():
             volume[..., z] = image.to_stored(mean[..., z], out.dtype)
     about_degradation(job, upscaler, description)
+    strange = unlike(upscaler, image, data, span, ways, description)
+    if strange:
+        say_unlike(job, strange, warnings, args)
     paths = [job.file(label, "_figure.png")] if figure else []
     if figure:
         with drawing:
-            images.draw(paths[0], image, scale, ways, out, data, span)
+            images.draw(paths[0], image, scale, ways, out, data, span, doubt)
     record = provenance.record(job, image, upscaler, ways, description, warnings)
-    provenance.write_json(job.file(label, ".json"), record)
+    paths.append(provenance.write_json(job.file(label, ".json"), record))
+    if errors is not None:
+        paths.insert(0, image.write_errors(job, label + provenance.ERROR, errors, ways[0], scale))
+        if job.dataset:  # where each image needs a sidecar
+            about = record | {"Description": "Expected absolute error: " + record["Description"]}
+            provenance.write_json(job.file(label + provenance.ERROR, ".json"), about)
     paths.insert(0, image.write(job, label, out, ways[0], scale))
-    return Result([*paths, job.file(label, ".json")], record)
+    return Result(paths, record, unlike=strange)
 
 
-def fill(image, target, span, kind, ways: int, chosen, rows, lr, hr, sr) -> None:
-    """Put SR slices where they belong, as values of this type; of type None into a mean of ways."""
+def say_unlike(job: Job, words: str, warnings: list, args) -> None:
+    """Warn of a single input unlike all training images; of several only their sidecars do."""
+    words = f"{job.source}: unlike all images that the network learned from ({words}); check it"
+    if job.batch or args.json:
+        warnings.append(utils.one_line(words))
+    else:
+        warn(words)
+
+
+def fill(image, target, unsure, span, kind, ways: int, chosen, rows, lr, hr, sr, expected) -> None:
+    """Put SR slices and their expected errors where they belong, as values of this type.
+
+    kind: None for a mean of several ways.
+    """
+    if unsure is not None:
+        values = expected[:, 0].numpy() / np.float32(ways)
+        unsure[chosen, rows] += image.error_to_stored(values, span, unsure.dtype)
     low, high = np.float32(span[0]), np.float32(span[1])
     values = sr[:, 0].numpy()
     np.maximum(values, 0, out=values)  # nothing comes out below the smallest value, which became 0
@@ -276,17 +265,22 @@ def simulate(job, image, upscaler: Upscaler, ways, args, figure: bool, warnings:
         raise DataError(f"{job.source}: is too small to be shrunk by {scale_name(scale)}")
     shown = int((slices > low + 0.05 * (high - low)).mean(axis=(1, 2)).argmax())
     interpolate = modules.Interpolation(scale).to(upscaler.device)
-    description, rows, kept = describe_scan(upscaler, slices, span), [], None
+    description, rows, kept = describe_stack(upscaler, slices, span), [], None
+    inside = []  # share of the pixels within the interval of their expected error
 
-    def compare(chosen, _, lr, hr, sr):
+    def compare(chosen, _, lr, hr, sr, expected):
         bicubic = upscaling.upscale(interpolate, lr.to(upscaler.device), None, args.tile).cpu()
         scores = [[score(x[i, 0], hr[i, 0]) for x in (bicubic, sr)] for i in range(len(sr))]
         i = shown - chosen.start
-        found = [x[i, 0].numpy() for x in (lr, bicubic, sr, hr)] if 0 <= i < len(sr) else None
-        return scores, found
+        maps = [lr, bicubic, sr, hr]
+        if expected is not None:
+            maps.append(expected)
+            near = (sr.clamp(0, 1) - hr).abs() <= INTERVAL * expected
+            inside.append(float(near[hr > 0.05].float().mean()))
+        return scores, [x[i, 0].numpy() for x in maps] if 0 <= i < len(sr) else None
 
-    for scores, found in upscale_volume(
-        upscaler, slices, span, compare, description=description, batch_size=args.batch_size,
+    for scores, found in upscale_stack(
+        upscaler, slices, compare, span=span, description=description, batch_size=args.batch_size,
         clamped=(0.0, 1.0), name=job.source.name,
     ):  # fmt: skip
         rows += scores
@@ -296,10 +290,16 @@ def simulate(job, image, upscaler: Upscaler, ways, args, figure: bool, warnings:
     if figure:
         title = f"{job.source.name} {way[0]} {shown}" if way else job.source.name
         with drawing:
-            simulation_figure(paths[0], *kept, rows[shown], title=title, aspect=image.aspect(way))
+            simulation_figure(
+                paths[0], *kept[:4], rows[shown], title=title, aspect=image.aspect(way),
+                expected=kept[4] if inside else None,
+            )  # fmt: skip
     means = rows[0] if not image.sizes else volume_scores(job, rows, way[0])
     record = provenance.record(job, image, upscaler, ways, description, warnings)
     record["Scores"] = dict(zip(("Bicubic", "Prediction"), means))
+    if inside:
+        share = record["ExpectedError"]["ShareWithinInterval"] = float(np.nanmean(inside))
+        note(f"{job.source}: {share:.1%} of the pixels are within the interval of 90 %")
     paths.append(provenance.write_json(job.file(label, ".json"), record))
     if image.sizes:
         return Result([write_scores(job.file(label, ".csv"), rows), *paths], record, means)
@@ -387,7 +387,8 @@ def main(argv=None):
         share, of = args.shard or torchrun
         mine = jobs[share::of]
         labels = [] if args.overwrite else upscalers.labels()
-        jobs = [job for job in mine if not job.finished(labels)]
+        maps = args.uncertainty and not args.simulate
+        jobs = [job for job in mine if not job.finished(labels, maps)]
         counts["finished before (--overwrite does them again)"] = len(mine) - len(jobs)
     figure = args.figure if args.figure is not None else not batch
     scores = run_jobs(jobs, upscalers, args, figure, batch and torchrun[0] == 0, counts)
@@ -413,6 +414,9 @@ def run_jobs(jobs, upscalers, args, figure: bool, bar: bool, counts: Counter) ->
                 moving.update()
                 failed = isinstance(result, DataError)
                 counts["failed" if failed else "upscaled"] += 1
+                counts["unlike training images (Warnings in their .json)"] += not failed and bool(
+                    result.unlike
+                )
                 if failed and not job.batch:
                     raise result
                 say(job, result, args)

@@ -9,11 +9,13 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 
+from calibration import INTERVAL
 from degradation import Degradation
 from description import words_of
 from utils import atomic_write, version
 
 NAME = "brain-mri-superres"
+ERROR = "_error"  # what the labels of error maps end in
 BIDS_VERSION = "1.10.0"
 
 
@@ -70,6 +72,13 @@ def record(job, image, upscaler, ways, description, warnings: list) -> dict:
         about["VoxelSizeAfter"] = [round(size / f, 6) for size, f in zip(before, factors)]
         about["Resolution"] = f"voxels of {image.words(factors)} made from {image.words()}"
         about["SkullStripped"] = is_stripped(image)
+    if upscaler.calibration is not None:
+        about["ExpectedError"] = {
+            "Description": "expected absolute error = value in the map x Step, in the input's "
+            "units; nine pixels in ten lie within Interval times it",
+            "Step": image.error_step(),
+            "Interval": round(INTERVAL, 3),
+        }
     return about | {"Warnings": list(warnings)}
 
 
@@ -118,12 +127,14 @@ def bids_name(name: str, label: str) -> str:
     a part of the new one.
     """
     *entities, suffix = name.split("_")
+    what = "superresError" if label.endswith(ERROR) else "superres"
+    label = label.removesuffix(ERROR)
     label = re.sub(r"[^A-Za-z0-9]", "", label)
     old = next((e[5:] for e in entities if e.startswith("desc-")), "")
     entities = [e for e in entities if not e.startswith(("desc-", "res-"))]
     end = [e for e in entities if e.startswith("label-")]  # the one that comes between them
     entities = [e for e in entities if e not in end]
-    desc = f"desc-{old}Superres" if old else "desc-superres"
+    desc = f"desc-{old}S{what[1:]}" if old else f"desc-{what}"
     return "_".join((*entities, f"res-{label}", *end, desc, suffix))
 
 

@@ -8,32 +8,20 @@ stays as it is. On the validation subjects it is then scaled so that nine pixels
 """
 
 import argparse
-import math
 
 import numpy as np
 import torch
 
 import modules
+from calibration import INTERVAL
 from checkpoints import load_checkpoint, save_checkpoint
 from dataset import DATA_OPTIONS, add_data_arguments, load_parts, training_batch
 from degradation import NAMED, crop_to_scale, degrade
 from utils import Parser, UsageError, int_between, pick_device, progress, run_main
 
-INTERVAL = math.log(10)  # of a Laplace distribution 90 % lie within 2.3 times its mean deviation
 BINS = 24
 # Validation slices take turns through these; they are the cases that the head is held to.
 CASES = (*NAMED, "blur-2", "rician-2")
-
-
-def expected_error(spread: torch.Tensor, calibration: dict) -> torch.Tensor:
-    """The calibrated expected absolute error of what the head says, in units of white.
-
-    90 % of pixels are within INTERVAL times it. calibration: `edges` (BINS) of the head's spread,
-    as logarithms, and `factors` (BINS) to multiply it by, linear in between.
-    """
-    size = np.log(spread.detach().cpu().numpy())
-    factors = np.interp(size, calibration["edges"], calibration["factors"]).astype(np.float32)
-    return spread * torch.from_numpy(factors).to(spread.device)
 
 
 def learn_spread(network, slices, iterations: int, device, seed: int = 0, batch_size: int = 4):

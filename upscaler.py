@@ -1,19 +1,30 @@
-"""Which network for which image, and what it is told about how the image was made."""
+"""Which network for which image, what it is told, and the way of whole stacks through it."""
 
 import argparse
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import images
 import modules
+import upscaling
+from calibration import calibration_of, expected_error
 from checkpoints import load_checkpoint
-from degradation import NAMED, Degradation, make_consistent, parse_degradation, scale_name
-from description import describe_degradation
+from degradation import (
+    NAMED,
+    Degradation,
+    crop_to_scale,
+    degrade,
+    make_consistent,
+    parse_degradation,
+    scale_name,
+)
+from description import describe_degradation, unlike_training
 from upscaling import upscale
-from utils import UsageError, note
+from utils import UsageError, note, progress
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 
@@ -41,15 +52,16 @@ class Upscaler:
     """A network with its weights, and what it is told about the input."""
 
     network: torch.nn.Module
-    checkpoint: dict
-    path: Path
     device: torch.device
-    tile: int
-    degradation: Degradation | None  # how the input was made, or is to be made in a simulation
-    told: bool  # whether the user said so
-    simulate: bool
-    consistent: bool
-    bf16: bool
+    checkpoint: dict = field(default_factory=dict)
+    path: Path = Path()
+    tile: int = upscaling.TILE
+    degradation: Degradation | None = None  # how the input was made, or is to be in a simulation
+    told: bool = False  # whether the user said so
+    simulate: bool = False
+    consistent: bool = False
+    bf16: bool = False
+    calibration: dict | None = None  # of the error head; None: no errors are asked for
 
     def describe(self, lr: torch.Tensor):
         """The description (1, D) of how some slices of a scan were made; None: not asked for."""
@@ -60,13 +72,19 @@ class Upscaler:
         with torch.inference_mode():
             return self.network.describe(lr.to(self.device)).mean(0, keepdim=True)
 
-    def run(self, lr: torch.Tensor, description, clamped) -> torch.Tensor:
-        """LR slices (N, 1, H, W) to SR slices on the CPU. clamped: of `make_consistent`."""
-        lr = lr.to(self.device)
-        sr = upscale(self.network, lr, description, self.tile, self.bf16)
+    def run(self, lr: torch.Tensor, description, clamped) -> tuple:
+        """LR slices (N, 1, H, W) to SR slices and their expected errors (or None), on the CPU.
+
+        clamped: of `make_consistent`.
+        """
+        lr, errors = lr.to(self.device), self.calibration is not None
+        sr = upscale(self.network, lr, description, self.tile, self.bf16, spread=errors)
+        sr, expected = sr.split(1, 1) if errors else (sr, None)
+        if errors:
+            expected = expected_error(expected, self.calibration).cpu()
         if self.consistent:
             sr = make_consistent(sr, lr, self.degradation, self.network.scale, clamped)
-        return sr.cpu()
+        return sr.cpu(), expected
 
     @property
     def label(self) -> str:
@@ -74,6 +92,79 @@ class Upscaler:
         rows, columns = self.network.scale
         name = f"through-x{rows}" if columns == 1 else f"x{scale_name(self.network.scale)}"
         return f"simulated_{name}" if self.simulate else name
+
+
+# --- whole stacks of slices -----------------------------------------------------------------------
+
+
+def lr_and_hr(upscaler: Upscaler, part: np.ndarray, span, seed: int = 0) -> tuple:
+    """What the network takes (N, 1, H, W), and in a simulation the truth that it is made of."""
+    low, high = np.float32(span[0]), np.float32(span[1] - span[0])
+    lr, hr = torch.from_numpy((part - low) / high)[:, None], None
+    if upscaler.simulate:
+        hr = lr.clamp(0, 1)
+        lr = degrade(hr, upscaler.degradation, upscaler.network.scale, seed=seed)
+    return lr, hr
+
+
+def middle_slices(slices: np.ndarray, count: int = 8) -> np.ndarray:
+    """Which slices of the middle of a stack speak for the whole of it."""
+    shares = np.linspace(0.3, 0.7, count) * (len(slices) - 1)
+    return np.unique(shares.round().astype(int))
+
+
+def describe_stack(upscaler: Upscaler, slices: np.ndarray, span=(0.0, 1.0)):
+    """How a scan was made, as the network finds in 8 slices of its middle; None: cannot."""
+    y, x = (slice(max(0, n // 2 - 256), n // 2 + 256) for n in slices.shape[1:])
+    sample = slices[middle_slices(slices), y, x]
+    if upscaler.simulate:
+        sample = crop_to_scale(sample, upscaler.network.scale)
+    return upscaler.describe(lr_and_hr(upscaler, sample, span)[0])
+
+
+def upscale_stack(
+    upscaler: Upscaler, slices, finish, *, description, span=(0.0, 1.0), clamped=(0.0, 1.0),
+    batch_size=8, name="",
+):  # fmt: skip
+    """Upscale a stack of slices (S, H, W), values of `span` being 0 to 1.
+
+    finish(slices, rows of the result, LR, HR or None, SR, expected errors or None) takes what was
+    done and (N, 1, H, W) of it; several threads call it at a time. Yields what it returns, in the
+    order of the slices.
+    """
+    rows, (_, h, w) = upscaler.network.scale[0], slices.shape
+    whole = upscaler.consistent or upscaler.simulate
+    most = min(batch_size, upscaling.slices_at_a_time(h, w, upscaler.device))
+    todo = upscaling.parts(slices.shape, most, upscaler.network.receptive_radius, whole)
+
+    def work(part):
+        chosen, wanted, needed = part
+        lr, hr = lr_and_hr(upscaler, slices[chosen, needed], span, chosen.start)
+        sr, expected = upscaler.run(lr, description, clamped)
+        begin, end = (rows * (row - needed.start) for row in (wanted.start, wanted.stop))
+        place = slice(rows * wanted.start, rows * wanted.stop)
+        expected = None if expected is None else expected[..., begin:end, :]
+        return finish(chosen, place, lr, hr, sr[..., begin:end, :], expected)
+
+    yield from progress(
+        upscaling.in_parallel(work, todo, upscaler.device),
+        total=len(todo), desc=name, unit="batch", leave=False, disable=len(todo) == 1,
+    )  # fmt: skip
+
+
+def unlike(upscaler: Upscaler, image, data, span, ways, description) -> str:
+    """What sets an image apart from all that the network was trained on, in words; '' for nothing.
+
+    Of a scan upscaled along two ways its own slices count, which lie along neither.
+    """
+    slices = image.cut(data, image.acquired(ways))
+    y, x = (slice(None, None, max(1, n // 512)) for n in slices.shape[1:])
+    low, high = np.float32(span[0]), np.float32(span[1] - span[0])
+    sample = (slices[middle_slices(slices), y, x] - low) / high
+    return unlike_training(torch.from_numpy(sample)[:, None], description)
+
+
+# --- which network --------------------------------------------------------------------------------
 
 
 def load_upscaler(path: Path, args, device) -> Upscaler:
@@ -94,8 +185,8 @@ def load_upscaler(path: Path, args, device) -> Upscaler:
          f"{checkpoint.get('trained_on', '?')}, LR by {checkpoint['degradation']})")  # fmt: skip
     told = args.degradation is not None
     return Upscaler(
-        network, checkpoint, path, device, args.tile, way, told, args.simulate, args.consistent,
-        args.bf16,
+        network, device, checkpoint, path, args.tile, way, told, args.simulate, args.consistent,
+        args.bf16, calibration_of(checkpoint, path) if args.uncertainty else None,
     )  # fmt: skip
 
 

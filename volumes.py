@@ -3,22 +3,13 @@
 import numpy as np
 import torch
 
-import modules
 from degradation import degrade
 from description import describe_degradation
+from formats import slices_of
 from metrics import psnr_of
+from upscaler import Upscaler, describe_stack, upscale_stack
 
-PLANES = (0, 1)  # sagittal and coronal slices of an array (x, y, z), whose rows run along z
-
-
-def stack_of(volume: np.ndarray, plane: int) -> np.ndarray:
-    """The slices (S, Z, W) of a volume (X, Y, Z), their rows along z."""
-    return np.moveaxis(volume, plane, 0).swapaxes(1, 2)
-
-
-def volume_of(stack: np.ndarray, plane: int) -> np.ndarray:
-    """The volume (X, Y, Z) whose slices these are: undoes `stack_of`."""
-    return np.moveaxis(stack.swapaxes(1, 2), 0, plane)
+PLANES = ("sagittal", "coronal")
 
 
 def batches_of(stack: np.ndarray, pixels: int = 2**15):
@@ -40,9 +31,9 @@ def normalised(values: np.ndarray) -> np.ndarray:
 def make_thick(volume: np.ndarray, degradation, factor: int, seed: int = 0) -> np.ndarray:
     """A volume (X, Y, Z) in [0, 1] as a scan of slices `factor` times as thick would show it."""
     volume = volume[..., : volume.shape[2] // factor * factor]
-    parts = enumerate(batches_of(stack_of(volume, 0)))
+    parts = enumerate(batches_of(slices_of(volume, "sagittal")))
     thick = [degrade(p, degradation, (factor, 1), seed=[seed, i])[:, 0] for i, p in parts]
-    return volume_of(torch.cat(thick).numpy(), 0)
+    return torch.cat(thick).numpy()[:, ::-1].swapaxes(1, 2)
 
 
 def interpolate(thick: np.ndarray, factor: int, order: int) -> np.ndarray:
@@ -55,20 +46,22 @@ def interpolate(thick: np.ndarray, factor: int, order: int) -> np.ndarray:
 def through_plane(network, thick: np.ndarray, description=None, device="cpu") -> np.ndarray:
     """A thick volume (X, Y, Z) in [0, 1] with `network.scale[0]` times as many slices.
 
-    The mean of two passes, over sagittal and over coronal slices. description: of the degradation;
-    None: what the network estimates, its mean over all slices of a pass.
+    The mean of two passes, over sagittal and over coronal slices, as predict.py makes it.
+    description: of the degradation; None: what the network finds in each pass.
     """
-    total = 0.0
+    upscaler = Upscaler(network, torch.device(device))
+    depth = thick.shape[2] * network.scale[0]
+    out = np.zeros((*thick.shape[:2], depth), np.float32)
     for plane in PLANES:
-        stack, known = stack_of(thick, plane), description
-        if network.told and known is None:
-            filled = [p.to(device) for p in batches_of(stack) if p.max() > 0.05]
-            with torch.inference_mode():
-                found = [network.describe(p) for p in filled]
-            known = torch.cat(found).mean(0, keepdim=True) if found else None
-        parts = [modules.upscale(network, p.to(device), known) for p in batches_of(stack)]
-        total = total + volume_of(torch.cat(parts)[:, 0].cpu().numpy(), plane)
-    return total / len(PLANES)
+        slices, target = slices_of(thick, plane), slices_of(out, plane)
+
+        def add(chosen, rows, lr, hr, sr, _, target=target):
+            target[chosen, rows] += sr[:, 0].numpy() / np.float32(len(PLANES))
+
+        known = describe_stack(upscaler, slices) if description is None else description
+        for _ in upscale_stack(upscaler, slices, add, description=known):
+            pass
+    return out
 
 
 def volume_score(sr: np.ndarray, hr: np.ndarray) -> dict:

@@ -126,12 +126,15 @@ def checkpoint_of(network, arch, scale=(4, 4)) -> dict:
 
 
 def save_weights(path, scale=(4, 4), tail=0.0, **arch) -> Path:
-    """Write a small network; without a tail it is bicubic interpolation."""
+    """Write a small network; without a tail it is bicubic. An error head is doubled."""
     arch = {"name": "deep", "channels": 2, "blocks": 0, **arch}
     torch.manual_seed(3)
     network = modules.build(arch, scale)
     torch.nn.init.normal_(network.tail.weight, std=tail)
-    checkpoints.save_checkpoint(path, checkpoint_of(network, arch, scale))
+    about = (
+        {"calibration": {"edges": [-7.0, 0.0], "factors": [2.0, 2.0]}} if "spread" in arch else {}
+    )
+    checkpoints.save_checkpoint(path, checkpoint_of(network, arch, scale) | about)
     return path
 
 

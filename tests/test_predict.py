@@ -12,7 +12,9 @@ import torch
 from conftest import ROOT, pixels, save_weights
 from PIL import Image
 
+import checkpoints
 import metrics
+import modules
 import predict
 import upscaler
 import upscaling
@@ -35,6 +37,12 @@ def ramp(height: int, width: int, top: float = 255) -> np.ndarray:
     y, x = np.mgrid[:height, :width]
     waves = 2 + np.sin(y / 5) + np.cos(x / 7)
     return waves / waves.max() * top
+
+
+def slice_like(size: int) -> np.ndarray:
+    """A bright disk on black, of all grey levels: nothing that a network would be warned of."""
+    y, x = np.mgrid[:size, :size] / (size - 1) - 0.5
+    return 255 * np.clip(1 - 4 * (x**2 + y**2), 0, 1)
 
 
 def save(path, values, dtype=np.uint8) -> Path:
@@ -84,7 +92,7 @@ def test_a_colour_picture_needs_force_and_its_sidecar_says_so(tmp_path, run, cap
     run("--image", tmp_path / "red.png", "--force")
     assert "colour" in capsys.readouterr().err
     sidecar = json.loads((tmp_path / "red_x4.json").read_text())
-    assert ["colour" in warning for warning in sidecar["Warnings"]] == [True]
+    assert "is a colour" in sidecar["Warnings"][0]
 
 
 def test_with_a_known_degradation_the_result_agrees_with_the_picture(tmp_path, run, real_slices):
@@ -270,7 +278,7 @@ def test_several_inputs_none_is_lost(tmp_path, run, capsys):
 
 
 def test_json_is_all_that_is_printed(tmp_path, run, capsys):
-    a, b = save(tmp_path / "a.png", ramp(8, 8)), tmp_path / "b.png"
+    a, b = save(tmp_path / "a.png", ramp(24, 24)), tmp_path / "b.png"
     b.write_text("no picture")
     run(a, "--json")
     said = capsys.readouterr()
@@ -285,7 +293,7 @@ def test_json_is_all_that_is_printed(tmp_path, run, capsys):
     assert run(a, b, "--json", "--overwrite") == 1
     first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert first["input"] == str(a) and "not a picture" in second["error"]
-    run(a, "--quiet")
+    run(save(a, slice_like(24)), "--quiet")
     assert capsys.readouterr() == ("", "")
 
 
@@ -309,7 +317,7 @@ def test_what_is_told_reaches_the_network_and_the_sidecar(tmp_path, capsys):
 
 
 def test_options_that_do_nothing_are_said(tmp_path, run, capsys):
-    picture = save(tmp_path / "a.png", ramp(8, 8))
+    picture = save(tmp_path / "a.png", slice_like(24))
     for options, words in (
         (["--axis", "coronal"], "--axis does nothing"),
         (["--series", "3"], "--series does nothing"),
@@ -352,3 +360,79 @@ def test_an_interrupted_folder_says_how_to_go_on(tmp_path, run, monkeypatch, cap
     run(tmp_path)
     assert "finished before" in capsys.readouterr().out
     assert len(names(tmp_path)) == 8
+
+
+# --- expected errors, and inputs unlike all training images ---------------------------------------
+
+
+@pytest.fixture
+def unsure(tmp_path) -> Path:
+    """Weights with an error head and a calibration that doubles what it says."""
+    return save_weights(tmp_path / "unsure.pt", channels=4, blocks=1, spread=True)
+
+
+def expected_errors(weights, lr) -> np.ndarray:
+    network = modules.load_network(checkpoints.load_checkpoint(weights))
+    lr = torch.from_numpy(np.asarray(lr, np.float32))[None, None]
+    return 2 * upscaling.upscale(network, lr, spread=True)[0, 1].numpy()
+
+
+def test_a_map_of_expected_errors_beside_pictures(tmp_path, unsure, capsys):
+    given = slice_like(24).astype(np.uint8)
+    for name, kind, high in (("a.png", np.uint8, 255), ("b.tif", np.float32, 1000)):
+        picture = save(tmp_path / name, given * (high / 255), kind)
+        common = [str(picture), "--checkpoint", str(unsure), "--device", "cpu", "--uncertainty"]
+        predict.main(common)
+        stem, ending = name.split(".")
+        assert f"{stem}_x4_error.{ending}" in capsys.readouterr().out
+        with Image.open(tmp_path / f"{stem}_x4_error.{ending}") as image:
+            found, words = np.asarray(image), image.info.get("Description", "")
+        about = json.loads((tmp_path / f"{stem}_x4.json").read_text())["ExpectedError"]
+        assert about["Interval"] == 2.303 and found.shape == (96, 96)
+        assert found.dtype == (np.uint16 if ending == "png" else np.float32)
+        assert (f"value x {about['Step']:.9g}" in words) == (ending == "png")
+        wanted = high * expected_errors(unsure, given / 255)
+        np.testing.assert_allclose(found * about["Step"], wanted, rtol=2e-3, atol=about["Step"])
+    predict.main([*common, "--simulate"])
+    sidecar = json.loads((tmp_path / "b_simulated_x4.json").read_text())
+    assert 0 <= sidecar["ExpectedError"]["ShareWithinInterval"] <= 1
+    assert "of the pixels are within" in capsys.readouterr().out
+    folder = [str(tmp_path), *common[1:], "--output", str(tmp_path / "o")]
+    predict.main([w for w in folder if w != "--uncertainty"])
+    predict.main(folder)  # what has no map yet is not finished
+    assert {"a_x4_error.png", "b_x4_error.tif"} <= set(names(tmp_path / "o"))
+    capsys.readouterr()
+    predict.main(folder)
+    assert "2 finished before" in capsys.readouterr().out
+
+
+def test_weights_without_an_error_head_and_damaged_calibrations(tmp_path, run, unsure):
+    picture = save(tmp_path / "a.png", ramp(8, 8))
+    with pytest.raises(DataError, match=r"no error head.*python uncertainty\.py"):
+        run(picture, "--uncertainty")
+    good = checkpoints.load_checkpoint(unsure)
+    ends, nan = [-7.0, 0.0], float("nan")
+    for calibration in (
+        None, [], {}, {"edges": ends}, {"edges": ends, "factors": [1.0]},
+        {"edges": ends, "factors": [1.0, nan]}, {"edges": ends, "factors": [1.0, -1.0]},
+        {"edges": ends[::-1], "factors": [1.0, 1.0]}, {"edges": [[], []], "factors": ["a", "b"]},
+        {"edges": ends, "factors": torch.ones(2)}, {"edges": ends, "factors": [1.0, 10**400]},
+    ):  # fmt: skip
+        checkpoints.save_checkpoint(unsure, {**good, "calibration": calibration})
+        with pytest.raises(DataError, match="calibration of its error head is damaged"):
+            predict.main([str(picture), "--checkpoint", str(unsure), "--uncertainty"])
+    predict.main([str(picture), "--checkpoint", str(unsure)])
+
+
+def test_a_picture_unlike_all_training_images_is_said(tmp_path, run, capsys):
+    (tmp_path / "d").mkdir()
+    bright = save(tmp_path / "d/bright.png", 255 - slice_like(40))
+    save(tmp_path / "d/good.png", slice_like(40))
+    run(bright, "--no-figure")
+    assert "a bright background" in capsys.readouterr().err
+    assert "bright" in json.loads((tmp_path / "d/bright_x4.json").read_text())["Warnings"][0]
+    run(tmp_path / "d", "--output", tmp_path / "o")
+    said = capsys.readouterr()
+    assert not said.err and "1 unlike training images" in said.out
+    assert "bright" in json.loads((tmp_path / "o/bright_x4.json").read_text())["Warnings"][0]
+    assert not json.loads((tmp_path / "o/good_x4.json").read_text())["Warnings"]

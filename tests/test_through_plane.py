@@ -15,6 +15,7 @@ import images
 import modules
 import predict
 import upscaler
+import volumes
 from checkpoints import load_checkpoint
 from utils import DataError, UsageError
 
@@ -159,3 +160,45 @@ def test_the_figure_shows_both_views(tmp_path, run):
     path = save(tmp_path / "a.nii.gz", blob((20, 24, 6), 200).astype(np.uint8), (1, 1, 4))
     run(path, "--through-plane", "--figure")
     assert pixels(tmp_path / "a_through-x4_figure.png")[..., :3].std() > 30
+
+
+def load(path):
+    return modules.load_network(load_checkpoint(path))
+
+
+def test_expected_errors_are_in_the_units_of_the_scan(tmp_path, run):
+    network = load(save_weights(tmp_path / "n.pt", (3, 1), channels=4, blocks=1, spread=True))
+    data = blob((24, 26, 25), 900).astype(np.int16)
+    affine = make_affine((1, 0, 2), (1, -1, 1), (1, 1, 3))
+    image = nib.Nifti1Image(data, affine)
+    image.header.set_slope_inter(0.5, -100)
+    nib.save(image, tmp_path / "a.nii.gz")
+    run(
+        "--checkpoint", tmp_path / "n.pt", tmp_path / "a.nii.gz", "--through-plane", "--uncertainty"
+    )
+    result, errors = (nib.load(tmp_path / f"a_through-x3{end}.nii.gz") for end in ("", "_error"))
+    assert errors.get_data_dtype() == np.float32 and errors.shape == result.shape
+    np.testing.assert_allclose(errors.affine, result.affine)
+    values = nib.load(tmp_path / "a.nii.gz").get_fdata(dtype=np.float32)
+    low, high = images.formats.intensity_range(values)
+    volume = images.formats.read_volume(tmp_path / "a.nii.gz")
+    total = np.zeros(result.shape, np.float32)
+    for plane in ("sagittal", "coronal"):
+        slices = np.ascontiguousarray(volume.slices((values - low) / (high - low), plane))
+        both = modules.upscale(network, torch.from_numpy(slices)[:, None], spread=True)
+        volume.slices(total, plane)[:] += both[:, 1].numpy() * (
+            high - low
+        )  # the calibration doubles
+    np.testing.assert_allclose(errors.get_fdata(), total, rtol=2e-3)
+
+
+def test_evaluation_and_prediction_are_one_pass(tmp_path, run):
+    network = load(save_weights(tmp_path / "n.pt", (2, 1), 0.05, channels=4, blocks=1, told=True))
+    data = blob((20, 22, 15), 1).astype(np.float32)
+    data[4:9, 5:9, 2:6] += np.random.default_rng(0).random((5, 4, 4), np.float32)
+    low, high = images.formats.intensity_range(data)
+    path = save(tmp_path / "a.nii.gz", data, (1, 1, 2))
+    run("--checkpoint", tmp_path / "n.pt", path, "--through-plane")
+    result = nib.load(tmp_path / "a_through-x2.nii.gz").get_fdata()
+    scored = volumes.through_plane(network, (data - low) / (high - low)) * (high - low) + low
+    np.testing.assert_allclose(result, np.maximum(scored, low), atol=1e-4)

@@ -8,6 +8,7 @@ import torch
 
 import modules
 import uncertainty
+from calibration import INTERVAL, expected_error
 from upscaling import upscale
 
 ARCH = {"name": "deep", "channels": 8, "blocks": 2, "half": 0, "spread": True}
@@ -39,14 +40,14 @@ def test_a_learned_and_calibrated_spread_covers_nine_pixels_in_ten(network, slic
     before = {k: v.clone() for k, v in network.state_dict().items() if "spread" not in k}
     uncertainty.learn_spread(network, slices, 60, "cpu")
     assert all(torch.equal(v, network.state_dict()[k]) for k, v in before.items())
-    calibration = uncertainty.calibrate(network, slices, "cpu")
+    found = uncertainty.calibrate(network, slices, "cpu")
     inside = []
     for i, pixels in enumerate(slices):
         hr = torch.from_numpy(pixels.copy())[None, None].float() / 255
         lr = uncertainty.degrade(hr, uncertainty.CASES[i], (2, 2), seed=i)
         sr, spread = upscale(network, lr, spread=True).split(1, 1)
-        error = uncertainty.expected_error(spread, calibration)
-        covered = (sr.clamp(0, 1) - hr).abs() <= uncertainty.INTERVAL * error
+        error = expected_error(spread, found)
+        covered = (sr.clamp(0, 1) - hr).abs() <= INTERVAL * error
         inside.append(covered[hr > 0.05].float().mean())
     assert np.mean(inside) == pytest.approx(0.9, abs=0.02)
 
@@ -54,5 +55,5 @@ def test_a_learned_and_calibrated_spread_covers_nine_pixels_in_ten(network, slic
 def test_calibration_scales_by_size():
     calibration = {"edges": [math.log(0.01), math.log(0.1)], "factors": [1.0, 3.0]}
     spread = torch.tensor([0.001, 0.01, 0.1, 1.0])
-    found = uncertainty.expected_error(spread, calibration)
+    found = expected_error(spread, calibration)
     torch.testing.assert_close(found, spread * torch.tensor([1.0, 1.0, 3.0, 3.0]))
