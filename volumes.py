@@ -56,7 +56,7 @@ def through_plane(network, thick: np.ndarray, description=None, device="cpu") ->
         slices, target = slices_of(thick, plane), slices_of(out, plane)
 
         def add(chosen, rows, lr, hr, sr, _, target=target):
-            target[chosen, rows] += sr[:, 0].numpy() / np.float32(len(PLANES))
+            target[chosen, rows] += np.maximum(sr[:, 0].numpy(), 0) / np.float32(len(PLANES))
 
         known = describe_stack(upscaler, slices) if description is None else description
         for _ in upscale_stack(upscaler, slices, add, description=known):
