@@ -1,4 +1,4 @@
-"""study/TRUST.md from study/TRUST.in.md: tables and numbers of study/results put into its text."""
+"""TRUST.md from study/TRUST.in.md: tables and numbers of study/results put into its text."""
 
 import json
 import re
@@ -123,7 +123,7 @@ def rivals(r: dict) -> str:
 def main(argv=None):
     parse = utils.Parser(__doc__)
     parse.add_argument("--results", type=Path, default=ROOT / "study/results", help="numbers")
-    parse.add_argument("--page", type=Path, default=ROOT / "study/TRUST.md", help="to write")
+    parse.add_argument("--page", type=Path, default=ROOT / "TRUST.md", help="to write")
     args = parse.parse_args(argv)
     found = {path.stem: json.loads(path.read_text()) for path in args.results.glob("*.json")}
     words = {}
