@@ -106,7 +106,7 @@ def scans_below(image: Path, args) -> list[tuple]:
         kind = scan.kind
         if bids and not kind and not is_anatomical(scan.path, image):
             kind = "files outside sub-*/anat"
-        if kind and not args.force:
+        if kind and not (args.force or args.series):  # a series that is named is wanted
             left[kind] += 1
         else:
             scans.append(scan)

@@ -406,7 +406,7 @@ def main(argv=None):
 
 def run_jobs(jobs, upscalers, args, figure: bool, bar: bool, counts: Counter) -> list[dict]:
     """Do all jobs, say what came of them and count it: the scores of simulations."""
-    scores = []
+    scores, strange = [], 0
     # One bar for all processes of torchrun.
     with progress(total=len(jobs), unit="input", disable=not bar or not jobs) as moving:
         try:
@@ -414,9 +414,7 @@ def run_jobs(jobs, upscalers, args, figure: bool, bar: bool, counts: Counter) ->
                 moving.update()
                 failed = isinstance(result, DataError)
                 counts["failed" if failed else "upscaled"] += 1
-                counts["unlike training images (Warnings in their .json)"] += not failed and bool(
-                    result.unlike
-                )
+                strange += not failed and bool(result.unlike)
                 if failed and not job.batch:
                     raise result
                 say(job, result, args)
@@ -426,6 +424,7 @@ def run_jobs(jobs, upscalers, args, figure: bool, bar: bool, counts: Counter) ->
                 done = sum(counts[word] for word in ("upscaled", "failed"))
                 warn(f"interrupted after {done} of {len(jobs)}; the same command goes on from here")
             raise
+    counts["unlike training images (Warnings in their .json)"] = strange
     return scores
 
 

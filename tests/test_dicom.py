@@ -211,6 +211,11 @@ def test_parts_of_one_file_become_results_with_names(tmp_path, tiny):
     assert result.name == "a_3_e2_x4.nii.gz"
     same = nib.load(tmp_path / "o" / result.name).get_fdata()
     np.testing.assert_array_equal(nib.load(result).get_fdata(), same)
+    # In a folder phase maps are left out, but not those that are asked for by name.
+    chosen = [str(tmp_path), "--series", "3_e1_phase", *always, str(tmp_path / "q")]
+    assert predict.main(chosen) == 0
+    (result,) = (tmp_path / "q").glob("*.nii.gz")
+    assert result.name == "a_3_e1_phase_x4.nii.gz"
 
 
 def test_a_file_that_is_there_twice_counts_once(tmp_path):
