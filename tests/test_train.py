@@ -119,7 +119,8 @@ def test_a_run_leaves_everything_behind_and_says_what_comes_next(finished):
         with Image.open(run / name) as image:
             assert image.width > 400 and np.asarray(image.convert("L")).std() > 10
     assert "python predict.py --simulate --checkpoint a/run/best.pt --image " in printed
-    assert Path(printed.strip().rpartition("--image ")[2]).is_file()
+    image = printed.split("--image ")[1].splitlines()[0]
+    assert Path(image).is_file()
     checkpoint = content(run / "best.pt")
     assert checkpoint["scale"] == [4, 4] and checkpoint["degradation"] == "bicubic"
     assert "7 subjects, 21 slices" in checkpoint["trained_on"]

@@ -63,6 +63,12 @@ def test_shipped_weights_gain_what_was_recorded(path):
 
 
 @pytest.mark.parametrize("path", WEIGHTS, ids=lambda path: path.stem)
+def test_a_flat_slice_stays_flat_up_to_its_corners(path):
+    sr = modules.upscale(load(path), torch.full((1, 1, 25, 30), 0.5))
+    assert (sr - 0.5).abs().max() < 0.005
+
+
+@pytest.mark.parametrize("path", WEIGHTS, ids=lambda path: path.stem)
 def test_shipped_weights_treat_dark_slices_like_bright_ones(path):
     network = load(path)
     lr = degrade(hr_slices()[:1], "bicubic", network.scale)
