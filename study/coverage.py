@@ -12,8 +12,8 @@ import torch
 from common import add_test_data, load, mean_sd, parser, people, save, text
 
 import modules
-import uncertainty
 import utils
+from calibration import INTERVAL, calibration_of, expected_error
 from checkpoints import load_checkpoint
 from degradation import degrade
 from upscaling import upscale
@@ -39,12 +39,12 @@ def measure(network, calibration, hr, case, seed) -> dict:
     """Coverages and sparsification ratios of the slices of one person."""
     lr = degrade(hr, case, network.scale, seed=seed)
     sr, spread = upscale(network, lr, spread=True).split(1, 1)
-    expected = uncertainty.expected_error(spread, calibration)
+    expected = expected_error(spread, calibration)
     bicubic = modules.Interpolation(network.scale)(lr)
     slopes = torch.gradient(bicubic, dim=(2, 3))
     rivals = {"gradient": torch.hypot(*slopes), "flips": flip_spread(network, lr, sr)}
     error, brain = (sr.clamp(0, 1) - hr).abs(), hr > 0.05
-    inside = error <= uncertainty.INTERVAL * expected
+    inside = error <= INTERVAL * expected
     found = {"brain": float(inside[brain].float().mean())}
     found["background"] = float(inside[~brain].float().mean())
     e = error[brain].numpy()
@@ -58,9 +58,8 @@ def main(argv=None):
     parse = parser(__doc__, slices=5)
     add_test_data(parse)
     args = parse.parse_args(argv)
-    network, calibration = load(args.weights), load_checkpoint(args.weights).get("calibration")
-    if calibration is None:
-        raise utils.UsageError(f"{args.weights}: has no error head; see uncertainty.py")
+    network = load(args.weights)
+    calibration = calibration_of(load_checkpoint(args.weights), args.weights)
     everybody, table = people(args.data, args.slices), {}
     with torch.inference_mode():
         for case in CASES:

@@ -55,7 +55,7 @@ def runs(adni, tmp_path_factory):
     words = ["--data", str(adni), "--degradation", "mixed", "--device", "cpu", *words.split()]
     (folder / "runner.py").write_text(RUNNER, encoding="utf-8")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    torchrun += ["--nproc-per-node", "2", "--max-restarts", "1", "--monitor-interval", "0.1", "--"]
+    torchrun += ["--nproc-per-node", "2", "--max-restarts", "3", "--monitor-interval", "0.1", "--"]
     command = [*torchrun, "runner.py", str(ROOT), *words, "--run", "two", "--cache", "cache"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
