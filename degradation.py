@@ -73,10 +73,13 @@ def parse_degradation(name: str) -> Degradation:
     distance of slices; `zerofill-2`: k-space of half the width, zero-filled; `rician-2`,
     `gaussian-2`: noise of 2 % of white; `jpeg-75`: quality 75. Raises UsageError.
     """
-    found = Degradation()
+    found, kernels = Degradation(), 0
     for part in name.split("+"):
         word, number = re.fullmatch(r"(?s)(.*?)(?:-(\d+(?:\.\d+)?))?", part).groups()
         value = float(number) if number else None
+        kernels += word in (*KERNELS, "zerofill")
+        if kernels > 1:
+            raise UsageError(f"degradation {name!r} names two point spreads; one is possible")
         if value is None and word in KERNELS[:-2]:
             found = replace(found, kernel=word)
         elif value and word in ("blur", "slab") and 0.1 <= value <= 5:

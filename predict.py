@@ -371,8 +371,8 @@ def main(argv=None):
         torch.set_num_threads(args.threads)
     jobs = find_jobs(args)
     device = pick_device(args.device)
-    if args.bf16 is None:  # asked before there was any product
-        args.bf16 = device.type == "cpu" and upscaling.bf16_is_safe()
+    safe = device.type == "cpu" and upscaling.bf16_is_safe()  # asked before there was any product
+    args.bf16 = safe if args.bf16 is None else args.bf16
     if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     upscalers = Upscalers(args, device)

@@ -122,6 +122,8 @@ def test_sizes_that_do_not_fit_and_unknown_names_are_refused():
     for name in ("cubic", "blur", "blur-0", "jpeg-0", "rician-90", "bicubic+", "zerofill-9", "\n"):
         with pytest.raises(UsageError, match="unknown"):
             parse_degradation(name)
+    with pytest.raises(UsageError, match="two point spreads"):
+        parse_degradation("blur-2+kspace")
 
 
 @pytest.mark.parametrize(
