@@ -18,11 +18,11 @@ WEIGHTS = sorted((ROOT / "weights").glob("*.pt"))
 PEOPLE = ("18", "56", "71")
 # Gain in mean PSNR, in dB, over bicubic (through-plane: cubic) upsampling of the same LR slices.
 RECORDED = {
-    "through-x2.pt": {"box": 1.63},
+    "through-x2.pt": {"box": 1.70},
     "through-x3.pt": {"box": 2.78},
-    "through-x4.pt": {"box": 2.91},
+    "through-x4.pt": {"box": 3.21},
     "through-x5.pt": {"box": 2.35},
-    "through-x6.pt": {"box": 1.79},
+    "through-x6.pt": {"box": 2.38},
     "x2.pt": {"bicubic": 3.65},
     "x3.pt": {"bicubic": 3.47},
     "x4-bicubic.pt": {"bicubic": 3.69, "bilinear": 3.00, "bilinear-plain": -1.26, "kspace": 0.58},
