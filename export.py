@@ -25,6 +25,8 @@ USE = (
     "medical device, not for diagnosis: details it adds are guesses."
 )
 
+TRIED = "2.14"  # the PyTorch whose exporter is known to leave all sizes free
+
 
 def arguments(argv=None):
     """The command line."""
@@ -58,6 +60,8 @@ def onnx_bytes(network, about: dict) -> bytes:
         import onnxscript  # noqa: F401  torch.onnx uses it, and names it only in a long traceback
     except ImportError as error:
         raise UsageError(f"needs the package {error.name}: pip install onnx onnxscript") from None
+    if torch.__version__ < TRIED:
+        raise UsageError(f"needs PyTorch {TRIED}: of older ones 2.6 was tried, and fixes the sizes")
     free = torch.export.Dim
     sizes = {0: free("slices"), 2: free("height"), 3: free("width")}
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
