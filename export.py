@@ -61,7 +61,10 @@ def onnx_bytes(network, about: dict) -> bytes:
     except ImportError as error:
         raise UsageError(f"needs the package {error.name}: pip install onnx onnxscript") from None
     if torch.__version__ < TRIED:
-        raise UsageError(f"needs PyTorch {TRIED}: of older ones 2.6 was tried, and fixes the sizes")
+        raise UsageError(
+            f"needs PyTorch {TRIED} or newer, this is {torch.__version__}; files written by 2.6 "
+            "work at one size only, versions between were not tried"
+        )
     free = torch.export.Dim
     sizes = {0: free("slices"), 2: free("height"), 3: free("width")}
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):

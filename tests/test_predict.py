@@ -219,7 +219,7 @@ def test_as_a_program_without_heavy_imports(tmp_path, tiny):
         f"try: runpy.run_path({str(ROOT / 'predict.py')!r}, run_name='__main__')\n"
         "except SystemExit as e: assert not e.code, e.code\n"
         "heavy = {'matplotlib', 'nibabel', 'pydicom', 'scipy', 'torchvision'}\n"
-        # The meta device of old ones cannot do without SymPy.
+        # PyTorch 2.6 loads SymPy for its meta device.
         "import torch; heavy |= set() if torch.__version__ < '2.7' else {'sympy'}\n"
         "print('heavy:', *sorted(heavy & set(sys.modules)))\n"
     )
@@ -342,6 +342,22 @@ def test_bands_and_tiles_change_nothing_and_are_announced(tmp_path, run, monkeyp
     assert "the result takes" in capsys.readouterr().out
     whole, bands = (pixels(tmp_path / o / "p_x4.png").astype(int) for o in ("whole", "bands"))
     assert np.abs(whole - bands).max() <= 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is in kB on Linux only")
+def test_a_picture_of_16_million_pixels_takes_less_than_1_5_gb(tmp_path, tiny):
+    picture = save(tmp_path / "p.png", ramp(4000, 4000))
+    program = (
+        "import resource, sys, predict; predict.main(sys.argv[1:])\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    command = [str(picture), "--checkpoint", str(tiny), "--no-figure", "--device", "cpu"]
+    result = subprocess.run(
+        [sys.executable, "-c", program, *command], capture_output=True, text=True, cwd=ROOT
+    )
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout.splitlines()[-1]) < 1.5e6
+    assert (tmp_path / "p_x4.png").exists()
 
 
 def test_an_interrupted_folder_says_how_to_go_on(tmp_path, run, monkeypatch, capsys):

@@ -68,6 +68,15 @@ def test_lost_structure_is_found_where_it_is(study):
     assert maps["invented"].max() <= 1e-9
 
 
+def test_thin_slices_are_compared_with_the_thick_one_they_lie_in(study):
+    given_back = study("given_back")
+    thick = np.random.default_rng(0).random((6, 7, 5), np.float32)
+    thin = thick.repeat(3, axis=2) + np.arange(15, dtype=np.float32) % 3 - 1  # steps inside, too
+    found = given_back.agreement(thick, thin)
+    assert found["factor"] == 3 and found["rms"] == pytest.approx(0, abs=1e-6)
+    assert given_back.agreement(thick, np.roll(thin, 1, axis=2))["rms"] > 0.1
+
+
 def test_filters_learn_more_than_interpolation(study, two_people):
     filters, common = study("filters"), study("common")
     run = filters.train_filters(two_people, "bicubic", 0, per_person=2)
