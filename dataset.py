@@ -1,4 +1,4 @@
-"""From files on disk to subject-wise splits of slices, and to LR/HR batches.
+"""From files on disk to subject-wise splits of slices.
 
 All slices are decoded once and kept in one uint8 file; train.py and evaluate.py find them there
 again, as both call load_parts.
@@ -11,16 +11,12 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from degradation import Scale, crop_to_scale, degrade, draw_degradation, random_contrast
-from description import describe_degradation
 from dicom import read_scan
 from formats import PICTURES, PLANES, kind_of, suffix
 from pictures import read_picture
@@ -129,6 +125,16 @@ class Slices:
         with open(self.file, "rb", buffering=0) as file:  # half the time of np.fromfile
             file.seek(int(self.offset[i]))
             return np.frombuffer(file.read(h * w), np.uint8).reshape(h, w)
+
+    def thicker(self, i: int, count: int) -> np.ndarray:
+        """The mean of slice i and of those after it in its volume, `count` in all if there are."""
+        stem, mark, index = str(self.name[i]).rpartition("#")
+        together = [self[i].astype(np.float32)]
+        for j in range(i + 1, min(i + count, len(self)) if mark else i):
+            if self.name[j] != f"{stem}#{int(index) + j - i}":
+                break
+            together.append(self[j])
+        return (np.mean(together, axis=0) + 0.5).astype(np.uint8)
 
     def take(self, chosen) -> "Slices":
         """The slices with these indices (or this mask)."""
@@ -342,108 +348,3 @@ def clean(cache: Path) -> None:
                 total -= size
                 index.unlink(missing_ok=True)
                 pixels.unlink(missing_ok=True)
-
-
-# --- batches --------------------------------------------------------------------------------------
-
-VIEW = 24, 64  # least and most LR pixels along an edge of what the estimator sees
-
-
-@dataclass
-class Batch:
-    """One training step: all float32, N samples.
-
-    lr (N, 1, P, P) and hr (N, 1, rows P, columns P) in [0, 1]; view (N, 1, V, V): another part of
-    the LR slices, as large as whole slices in half of the iterations, smaller in the others;
-    description (N, ENTRIES): their true degradation.
-    """
-
-    lr: torch.Tensor
-    hr: torch.Tensor
-    view: torch.Tensor
-    description: torch.Tensor
-
-
-@lru_cache(maxsize=2)
-def shuffled(n: int, seed: int, epoch: int) -> np.ndarray:
-    """The order in which an epoch visits n slices."""
-    return np.random.default_rng([seed, 1, epoch]).permutation(n)
-
-
-def training_batch(
-    slices: Slices, iteration: int, *, seed: int, batch_size: int, patch: int, degradation: str,
-    scale: Scale = (4, 4), augment: bool = True, device: str = "cpu", rank: int = 0, world: int = 1,
-) -> Batch:  # fmt: skip
-    """The samples of one training step.
-
-    A pure function of (seed, iteration): nothing has to be stored to resume, and `world` processes
-    that each make their share (every world-th sample) see together what one process would.
-    patch: in LR pixels; 0: whole slices, padded with black to the largest of the batch.
-    """
-    dice = np.random.default_rng([seed, 3, iteration])
-    size = VIEW[1] if dice.random() < 0.5 else int(dice.integers(*VIEW))
-    samples = []
-    for number in range(iteration * batch_size + rank, (iteration + 1) * batch_size, world):
-        rng = np.random.default_rng([seed, 2, number])
-        pixels = slices[shuffled(len(slices), seed, number // len(slices))[number % len(slices)]]
-        samples.append(training_sample(pixels, rng, patch, size, degradation, scale, augment))
-    sizes = [tuple(max(x.shape[a] for x in group) for a in (0, 1)) for group in zip(*samples)]
-    lr, hr, view, description = (
-        to_device(np.stack([fit(x, size) for x in group]), device)
-        for group, size in zip(zip(*samples), sizes)
-    )
-    return Batch(lr[:, None], hr[:, None], view[:, None], description[:, 0])
-
-
-def training_sample(pixels, rng, patch, view, degradation, scale, augment) -> tuple:
-    """LR and HR patch, view and description of one slice, as float32 arrays (H, W).
-
-    The whole slice is degraded, by the same function as in validation and evaluation, and the patch
-    is cut out of the result: patches carry no trace of having been cut out. augment: flips, quarter
-    turns, the LR grid at any HR pixel, brightness, with `wide` other contrasts: all of this only
-    changes how the same slice is looked at.
-    """
-    rows, columns = scale
-    gain = 1.0
-    if augment:
-        # Mostly upright, as most pictures are.
-        upside_down, mirrored, turned = rng.random(3) < (0.12, 0.5, 0.12)
-        pixels = pixels[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
-        pixels = pixels.T if turned and rows == columns else pixels
-        top, left = (
-            int(rng.integers(min(s, max(1, n - s + 1)))) for s, n in zip(scale, pixels.shape)
-        )
-        pixels = pixels[top:, left:]
-        gain = rng.uniform(0.7, 1)
-    pixels = crop_to_scale(pixels, scale)
-    levels = np.arange(256, dtype=np.float32) / 255
-    if augment and degradation == "wide" and rng.random() < 0.25:
-        levels = random_contrast(rng)
-    hr = torch.from_numpy((levels * np.float32(gain))[pixels])[None, None]
-    way = draw_degradation(degradation, rng, scale)
-    # Noise as a share of the slice's own white, not of the brightness that was drawn.
-    lr = degrade(hr, replace(way, noise=way.noise * gain), scale, seed=rng.integers(2**32))
-    lr, hr = lr[0, 0].numpy(), hr[0, 0].numpy()
-    y, x = (rng.integers(n // 4, 3 * n // 4 + 1) - view // 2 for n in lr.shape)  # its middle
-    y, x = (int(min(max(0, at), max(0, n - view))) for at, n in zip((y, x), lr.shape))
-    seen = fit(lr[y:, x:], (view, view))
-    if patch:
-        y, x = (int(rng.integers(max(1, n - patch + 1))) for n in lr.shape)
-        lr = fit(lr[y:, x:], (patch, patch))
-        hr = fit(hr[rows * y :, columns * x :], (rows * patch, columns * patch))
-    return lr, hr, seen, describe_degradation(way, scale).numpy()
-
-
-def fit(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The upper left corner of this size, with zeros where the array ends."""
-    array = array[: size[0], : size[1]]
-    missing = [(0, want - have) for want, have in zip(size, array.shape)]
-    return np.pad(array, missing) if any(m for _, m in missing) else array
-
-
-def to_device(array: np.ndarray, device: str) -> torch.Tensor:
-    """The array as a tensor on the device; from pinned memory, a copy to CUDA does not wait."""
-    tensor = torch.from_numpy(array)
-    if device.startswith("cuda"):
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)  # MPS would copy what may have been freed by then

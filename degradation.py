@@ -208,10 +208,15 @@ def degrade(hr, degradation, scale: Scale = (4, 4), *, seed=0, rounded=True) -> 
     if not rounded:
         return lr
     if way.noise:
-        draws = np.random.default_rng(seed).standard_normal((2, *lr.shape), np.float32)
-        real, imaginary = torch.from_numpy(draws * np.float32(way.noise)).to(lr.device)
-        lr = torch.hypot(lr + real, imaginary) if way.rician else lr + real
+        lr = add_noise(lr, way.noise, way.rician, np.random.default_rng(seed))
     return compress(quantise(lr), way.jpeg) if way.jpeg else quantise(lr)
+
+
+def add_noise(slices, size: float, rician: bool, rng: np.random.Generator) -> torch.Tensor:
+    """Slices with Gaussian noise of this standard deviation, or with the Rician noise of it."""
+    draws = rng.standard_normal((2, *slices.shape), np.float32)
+    real, imaginary = torch.from_numpy(draws * np.float32(size)).to(slices.device)
+    return torch.hypot(slices + real, imaginary) if rician else slices + real
 
 
 def compress(lr: torch.Tensor, quality: int) -> torch.Tensor:
@@ -244,11 +249,12 @@ def draw_degradation(name: str, rng: np.random.Generator, scale: Scale) -> Degra
         return Degradation(rng.choice(NAMED, p=MIXED), noise=noise)
     if name != "wide":
         return parse_degradation(name)
-    way = draw_point_spread(rng) if 1 not in scale else draw_slice_profile(rng)
-    if rng.random() < (0.2 if way.kernel in NAMED else 0.4):
+    through = 1 in scale
+    way = draw_slice_profile(rng) if through else draw_point_spread(rng)
+    if rng.random() < (0.2 if through or way.kernel in NAMED else 0.4):
         noise = 10 ** rng.uniform(-2.7, -0.95)  # 0.2 to 11 %
         way = replace(way, noise=noise, rician=bool(rng.random() < 0.6))
-    if rng.random() < 0.15:
+    if rng.random() < 0.15 and not through:  # scans are not kept as JPEG
         way = replace(way, jpeg=int(rng.integers(30, 99)))
     return way
 
@@ -272,8 +278,8 @@ def draw_slice_profile(rng: np.random.Generator) -> Degradation:
 
     Mostly slices that touch, as most scans have them.
     """
-    kernel = rng.choice(("slab", "blur", "bicubic"), p=(0.65, 0.25, 0.1))
-    width = 1.0 if rng.random() < 0.5 else rng.uniform(0.6, 1.3)
+    kernel = rng.choice(("slab", "blur", "bicubic"), p=(0.75, 0.2, 0.05))
+    width = 1.0 if rng.random() < 0.6 else rng.uniform(0.6, 1.3)
     return Degradation(kernel, (width, 1.0))
 
 

@@ -106,6 +106,41 @@ class Interpolation(nn.Module):
         return sub_pixel_layer(self.sub_pixels(lr), self.scale)
 
 
+class ErrorHead(nn.Module):
+    """The expected absolute error of each pixel, from the last features of a network.
+
+    What a pixel is like and how rough its neighbourhood is (9x9 LR pixels: noise, edges) both
+    count, and what the degradation is, if the network is told. Homogeneous, as the network is.
+    """
+
+    near = 4  # LR pixels around a pixel that count
+
+    def __init__(self, channels: int, sub_pixels: int, told: bool):
+        super().__init__()
+        hidden = max(1, channels // 2)
+        self.pixel = nn.Conv2d(channels, hidden, 3, bias=False)
+        self.rough = nn.Conv2d(channels, 8, 1, bias=False)
+        self.around = nn.Conv2d(8, hidden, 1, bias=False)
+        self.last = nn.Conv2d(hidden, sub_pixels, 1, bias=False)
+        if told:
+            self.gain = nn.Linear(ENTRIES, hidden)
+            nn.init.zeros_(self.gain.weight)
+            nn.init.zeros_(self.gain.bias)
+
+    def forward(self, features: torch.Tensor, description) -> torch.Tensor:
+        """Features with one more pixel on each side, a description or None -> (N, rows columns, H,
+        W), never below a quarter of a level of 8 bits, as the likelihood would reward."""
+        edge = self.near - 1
+        rough = replicate(self.rough(features).abs(), edge, edge, edge, edge)
+        hidden = self.pixel(features) + self.around(F.avg_pool2d(rough, 2 * self.near + 1, 1))
+        if description is not None:
+            with full_precision(features):
+                gain = 1 + 0.9 * torch.tanh(self.gain(description))[..., None, None]
+            hidden = hidden * gain.to(hidden.dtype)
+        size = self.last(F.leaky_relu_(hidden, 0.1)).float()
+        return (size.square() + 1e-6).sqrt()
+
+
 class DeepESPCN(nn.Module):
     """The default network: many narrow convolutions that correct a bicubic interpolation.
 
@@ -152,13 +187,10 @@ class DeepESPCN(nn.Module):
             nn.init.zeros_(self.modulation[2].weight)
             nn.init.zeros_(self.modulation[2].bias)
         if spread:
-            self.spread = nn.Sequential(
-                nn.Conv2d(channels, channels // 2, 3, bias=False),
-                nn.LeakyReLU(0.1),
-                nn.Conv2d(channels // 2, scale[0] * scale[1], 1, bias=False),
-            )
+            self.spread = ErrorHead(channels, scale[0] * scale[1], told)
         # Along the rows, where 1x3 kernels see no less than 3x1 kernels down the columns.
         self.receptive_radius = 3 + (blocks + 1) // 2 + 2 * ((half + 1) // 2) + (half > 0)
+        self.receptive_radius += ErrorHead.near - 1 if spread else 0
         with torch.no_grad():
             for conv in (*self.body, *self.side):
                 h, w = conv.kernel_size
@@ -196,9 +228,8 @@ class DeepESPCN(nn.Module):
         sr = sub_pixel_layer(self.tail(features) + self.skip.sub_pixels(lr), self.scale)
         if not spread:
             return sr
-        # Never below a quarter of a level of 8 bits, as the likelihood would reward.
-        size = sub_pixel_layer(self.spread(features).float(), self.scale)
-        return torch.cat((sr, (size.square() + 1e-6).sqrt()), 1)
+        errors = self.spread(features, description if self.told else None)
+        return torch.cat((sr, sub_pixel_layer(errors, self.scale)), 1)
 
     def stack(self, features: torch.Tensor, convolutions, gains) -> torch.Tensor:
         """The result of these convolutions and their activations, all of the same size.

@@ -22,6 +22,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+import batches
 import dataset
 import modules
 import runs
@@ -308,7 +309,7 @@ def loss_of(errors, bicubic_errors, estimate, batch) -> torch.Tensor:
     if estimate is None:
         return errors.mean()
     off = F.mse_loss(estimate[:, :-1].float(), batch.description[:, :-1])
-    return (1e-3 * errors / (bicubic_errors + 3e-4)).mean() + 2e-3 * off
+    return (1e-3 * errors / (bicubic_errors + 1e-4)).mean() + 2e-3 * off
 
 
 # --- the loop -------------------------------------------------------------------------------------
@@ -336,7 +337,7 @@ def train(args, device, run: Path, resuming: bool) -> int:
                    unit="slice", unit_scale=True, disable=not chief)  # fmt: skip
     pending, unwritten, stop = [], [], Stop()
     for iteration in range(state.iteration, total):
-        batch = dataset.training_batch(parts["train"], iteration, **batch_options)
+        batch = batches.training_batch(parts["train"], iteration, **batch_options)
         rate = learning_rate(iteration, total, args.lr, args.schedule)
         for optimiser in state.optimisers:
             optimiser.param_groups[0]["lr"] = rate

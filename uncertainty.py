@@ -13,13 +13,16 @@ import numpy as np
 import torch
 
 import modules
+from batches import training_batch
 from calibration import INTERVAL
 from checkpoints import load_checkpoint, save_checkpoint
-from dataset import DATA_OPTIONS, add_data_arguments, load_parts, training_batch
+from dataset import DATA_OPTIONS, add_data_arguments, load_parts
 from degradation import NAMED, crop_to_scale, degrade
 from utils import Parser, UsageError, int_between, pick_device, progress, run_main
 
 BINS = 24
+NOISY = 0.4  # share of training samples as of a noisier scanner: noise nobody can foretell is error
+HALF_LEVEL = 0.5 / 255
 # Validation slices take turns through these; they are the cases that the head is held to.
 CASES = (*NAMED, "blur-2", "rician-2")
 
@@ -33,7 +36,7 @@ def learn_spread(network, slices, iterations: int, device, seed: int = 0, batch_
     for iteration in (bar := progress(range(iterations), desc="error head", unit="step")):
         batch = training_batch(
             slices, iteration, seed=seed + 1, batch_size=batch_size, patch=48, device=str(device),
-            degradation="wide" if network.told else "mixed", scale=network.scale,
+            degradation="wide" if network.told else "mixed", scale=network.scale, noisy=NOISY,
         )  # fmt: skip
         found = network.describe(batch.view) if network.told else None
         sr, spread = network(batch.lr, found, spread=True).split(1, 1)
@@ -48,23 +51,27 @@ def learn_spread(network, slices, iterations: int, device, seed: int = 0, batch_
 
 
 @torch.inference_mode()
-def calibrate(network, slices, device) -> dict:
+def calibrate(network, slices, subjects, device) -> dict:
     """Factors that make the intervals right on these slices (split conformal, in bins of spread).
 
     Angelopoulos and Bates, "A gentle introduction to conformal prediction", 2021, sec. 2.3: the
     quantile of the scores of people that were not trained on, for each size of what was predicted.
+    subjects: whose each slice is; all count the same.
     """
-    errors, spreads = [], []
+    scores = {subject: [] for subject in subjects}
     for i in progress(range(len(slices)), desc="calibrating", unit="slice"):
         hr = torch.from_numpy(np.array(slices[i])).to(device).float()[None, None] / 255
         hr = crop_to_scale(hr, network.scale)
         case = CASES[i % len(CASES)] if 1 not in network.scale else "slab-1"
         sr, spread = network(degrade(hr, case, network.scale, seed=i), spread=True).split(1, 1)
         error = (sr.clamp(0, 1) - hr).abs()
-        inside = hr > 0.05  # an empty background would make intervals look right
-        errors.append(error[inside].cpu())
-        spreads.append(spread[inside].cpu())
-    error, spread = torch.cat(errors).numpy(), torch.cat(spreads).numpy()
+        # Black that stays black would make intervals look right.
+        counts = (hr >= HALF_LEVEL) | (sr >= HALF_LEVEL)
+        scores[subjects[i]].append(torch.stack((error[counts], spread[counts])).cpu())
+    scores = [torch.cat(found, 1) for found in scores.values()]
+    few, rng = min(found.shape[1] for found in scores), torch.Generator().manual_seed(0)
+    scores = [found[:, torch.randperm(found.shape[1], generator=rng)[:few]] for found in scores]
+    error, spread = torch.cat(scores, 1).numpy()
     order = np.argsort(spread)
     edges, factors = [], []
     for part in np.array_split(order, BINS):
@@ -100,7 +107,7 @@ def main(argv=None):
     modules.adopt_weights(network, checkpoint)
     network = network.to(device).eval()
     learn_spread(network, parts["train"], args.iterations, device, args.seed)
-    calibration = calibrate(network, parts["val"], device)
+    calibration = calibrate(network, parts["val"], parts["val"].subject, device)
     model = {k: v.cpu() for k, v in network.state_dict().items()}
     checkpoint |= {"arch": arch, "model": model, "calibration": calibration}
     save_checkpoint(args.out, checkpoint)

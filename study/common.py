@@ -13,6 +13,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import dataset  # noqa: E402
 import modules  # noqa: E402
 import utils  # noqa: E402
 from checkpoints import load_checkpoint  # noqa: E402
@@ -50,12 +51,15 @@ def add_test_data(found: utils.Parser) -> None:
 
 
 def people(folder: Path, most: int) -> dict[str, tuple[list[str], torch.Tensor]]:
-    """{person: (names, HR slices (N, 1, H, W))}: evenly spaced ones of `person_slice.png`."""
+    """{person: (names, HR slices (N, 1, H, W))}: evenly spaced ones of `person_slice.png`.
+
+    Of a folder without pictures the axial slices of its volumes, those of a person of one size.
+    """
     found = {}
     for path in sorted(folder.rglob("*.png")):
         found.setdefault(path.stem.rsplit("_", 1)[0], []).append(path)
     if not found:
-        raise utils.DataError(f"{folder}: no slices named person_number.png")
+        return people_of_volumes(folder, most)
     for person, paths in found.items():
         n = min(most, len(paths))
         places = (
@@ -64,6 +68,18 @@ def people(folder: Path, most: int) -> dict[str, tuple[list[str], torch.Tensor]]
         pixels = np.stack([np.asarray(Image.open(paths[i]).convert("L")) for i in places])
         hr = torch.from_numpy(pixels).float()[:, None] / 255
         found[person] = [paths[i].stem for i in places], crop_to_scale(hr)
+    return found
+
+
+def people_of_volumes(folder: Path, most: int) -> dict[str, tuple[list[str], torch.Tensor]]:
+    """As `people`, of volumes. Raises DataError where there are none."""
+    slices, found = dataset.load_parts(data=folder, slices=most, split=False)[0]["all"], {}
+    for person in dict.fromkeys(slices.subject.tolist()):
+        mine = np.flatnonzero(slices.subject == person)
+        mine = [i for i in mine if (slices.shape[i] == slices.shape[mine[0]]).all()]
+        pixels = np.stack([slices[i] for i in mine])
+        hr = torch.from_numpy(pixels).float()[:, None] / 255
+        found[person] = [str(slices.name[i]) for i in mine], crop_to_scale(hr)
     return found
 
 

@@ -132,8 +132,12 @@ print(json.dumps({"wall": wall, "cpu": cpu, "peak": peak / 1e3}))
 TRAINING = """
 import json, os, sys, time
 sys.path.insert(0, os.getcwd())
-import dataset, train
-make, begun, steps = dataset.training_batch, [], int(sys.argv[1])
+import train
+try:
+    import batches
+except ImportError:  # before there was such a room
+    import dataset as batches
+make, begun, steps = batches.training_batch, [], int(sys.argv[1])
 
 def training_batch(*positional, **options):
     begun.append((time.perf_counter(), time.process_time()))
@@ -145,7 +149,7 @@ def training_batch(*positional, **options):
         os._exit(0)  # the run is cut off: it has no tidy end
     return make(*positional, **options)
 
-dataset.training_batch = training_batch
+batches.training_batch = training_batch
 train.main([*sys.argv[2:], "--iterations", "12000"])
 """
 

@@ -5,16 +5,30 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dataset import VIEW, training_batch
+from batches import VIEW, training_batch
+from dataset import Slices
 from degradation import NAMED, degrade
 from description import ENTRIES, describe_degradation
 
 
 @pytest.fixture(scope="module")
-def slices(real_slices) -> list:
-    """Five slices (a list does as well as a data set), two of them of other sizes."""
+def slices(real_slices, tmp_path_factory) -> Slices:
+    """Five slices, two of them of other sizes; the first and the second are neighbours."""
     pixels = (real_slices[:, 0] * 255).round().to(torch.uint8).numpy()
-    return [*pixels, pixels[0, :150, :99], pixels[1, 20:, 30:]]
+    return slices_of(
+        tmp_path_factory.mktemp("slices") / "pixels",
+        {"a.nii#4": pixels[0], "a.nii#5": pixels[1], "a.nii#7": pixels[2],
+         "b.png": pixels[0, :150, :99], "c.png": pixels[1, 20:, 30:]},
+    )  # fmt: skip
+
+
+def slices_of(file, named: dict) -> Slices:
+    """A data set of these arrays."""
+    file.write_bytes(b"".join(array.tobytes() for array in named.values()))
+    sizes = [0, *(array.size for array in named.values())]
+    shapes = np.array([array.shape for array in named.values()])
+    empty = np.full(len(named), "")
+    return Slices(file, np.cumsum(sizes)[:-1], shapes, empty, empty, np.array(list(named)))
 
 
 def batch_of(slices, iteration=0, **changed):
@@ -90,9 +104,28 @@ def test_the_description_is_the_true_one(slices):
     torch.testing.assert_close(batch.description, wanted, atol=1e-6, rtol=0)  # not of the gain
 
 
-def test_wide_training_shows_other_contrasts(slices):
+def test_wide_training_shows_other_contrasts(tmp_path):
     """Grey values no longer keep their order in some of the samples."""
-    ramp = [np.tile(np.arange(0, 256, 2, dtype=np.uint8), (64, 1))] * 2
+    one = np.tile(np.arange(0, 256, 2, dtype=np.uint8), (64, 1))
+    ramp = slices_of(tmp_path / "pixels", {"a.png": one, "b.png": one})
     batch = batch_of(ramp, degradation="wide", batch_size=24, patch=0)
     rises = [(hr[0, 8].diff() > 0).float().mean() for hr in batch.hr]
     assert min(abs(2 * r - 1) for r in rises) < 0.8 and max(rises) > 0.9
+
+
+def test_a_thicker_slice_is_the_mean_of_neighbours_of_its_own_volume(slices):
+    both = np.stack((slices[0], slices[1])).astype(np.float32).mean(0)
+    for count in (2, 3, 5):  # number 6 is missing: no neighbours beyond it
+        assert np.abs(slices.thicker(0, count) - both).max() <= 0.5
+    for alone in (2, 3, 4):  # followed by a gap, by another file, by nothing
+        assert (slices.thicker(alone, 4) == slices[alone]).all()
+
+
+def test_a_noisier_scanner_leaves_noise_in_the_truth_too(slices):
+    options = dict(degradation="bicubic", batch_size=8, patch=0)
+    plain, noisy = (batch_of(slices, 2, **options, noisy=share) for share in (0.0, 1.0))
+    assert noisy.hr.min() >= 0 and noisy.hr.max() <= 1
+    rough = [(b.hr[..., 1:] - b.hr[..., :-1])[..., 2:].abs().mean() for b in (plain, noisy)]
+    assert rough[1] > 1.1 * rough[0]
+    again = degrade(noisy.hr, "bicubic")
+    assert (again - noisy.lr)[..., :30, :20].abs().max() < 2 / 255  # the LR is made of that truth

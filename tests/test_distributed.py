@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 RUNNER = """
 import os, sys
 sys.path.insert(0, sys.argv.pop(1))
-import dataset, train, utils
+import batches, train, utils
 
 def forbid_writing(event, args):
     writes = event in ("os.mkdir", "os.rename", "os.remove") or (
@@ -39,7 +39,7 @@ def training_batch(slices, iteration, **options):
     return make_batch(slices, iteration, **options)
 
 if os.environ["RANK"] == "1":
-    make_batch, dataset.training_batch = dataset.training_batch, training_batch
+    make_batch, batches.training_batch = batches.training_batch, training_batch
     sys.addaudithook(forbid_writing)
 train.CHECK_EVERY = 1, 1000
 train.runs.plot = train.examples_figure = lambda *a, **k: None  # longer than the rest

@@ -18,6 +18,7 @@ from conftest import ROOT, train_once
 from PIL import Image
 from scans import save_volume
 
+import batches
 import dataset
 import modules
 import optim
@@ -260,7 +261,7 @@ def test_config_is_enough_to_repeat_a_run(command, no_figures):
 @pytest.fixture
 def interrupt(monkeypatch):
     """interrupt(n, signal): the process gets the signal while it makes the n-th batch."""
-    real = dataset.training_batch
+    real = batches.training_batch
 
     def at(iteration, number=signal.SIGINT):
         def batch(slices, i, **options):
@@ -268,7 +269,7 @@ def interrupt(monkeypatch):
                 os.kill(os.getpid(), number)
             return real(slices, i, **options)
 
-        monkeypatch.setattr(dataset, "training_batch", batch)
+        monkeypatch.setattr(batches, "training_batch", batch)
 
     return at
 
@@ -403,7 +404,7 @@ def test_a_damaged_run_folder_is_one_clear_error(run, damage):
 DRIVER = """
 import os, signal, sys, time
 sys.path.insert(0, {root!r})
-import dataset, train, utils
+import batches, train, utils
 train.SAVE_EVERY = 3
 train.CHECK_EVERY = 1, 1000
 train.runs.plot = train.examples_figure = lambda *a, **k: None
@@ -422,7 +423,7 @@ def fsync(number):
 os.fsync = fsync
 """
 ENDLESS_STEP = """
-real = dataset.training_batch
+real = batches.training_batch
 def batch(slices, i, **options):
     if i == 4:
         print("in the step", flush=True)
@@ -430,7 +431,7 @@ def batch(slices, i, **options):
         while time.time() < end:
             time.sleep(0.01)
     return real(slices, i, **options)
-dataset.training_batch = batch
+batches.training_batch = batch
 """
 
 
@@ -504,14 +505,14 @@ def test_a_folder_that_cannot_be_written_is_one_line(command, cli):
 
 
 def test_a_loss_that_is_no_number_stops_the_run(command, no_figures, monkeypatch):
-    real = dataset.training_batch
+    real = batches.training_batch
 
     def batch(slices, iteration, **options):
         batch = real(slices, iteration, **options)
         batch.hr *= np.nan if iteration == 13 else 1
         return batch
 
-    monkeypatch.setattr(dataset, "training_batch", batch)
+    monkeypatch.setattr(batches, "training_batch", batch)
     with pytest.raises(DataError, match=r"loss is nan at iteration 14, learning rate 0\.00"):
         train.main([*command, "--iterations", "44", "--run", "run"])
     for name in ("best.pt", "last.pt"):

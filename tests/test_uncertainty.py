@@ -40,7 +40,7 @@ def test_a_learned_and_calibrated_spread_covers_nine_pixels_in_ten(network, slic
     before = {k: v.clone() for k, v in network.state_dict().items() if "spread" not in k}
     uncertainty.learn_spread(network, slices, 60, "cpu")
     assert all(torch.equal(v, network.state_dict()[k]) for k, v in before.items())
-    found = uncertainty.calibrate(network, slices, "cpu")
+    found = uncertainty.calibrate(network, slices, "abc", "cpu")
     inside = []
     for i, pixels in enumerate(slices):
         hr = torch.from_numpy(pixels.copy())[None, None].float() / 255
