@@ -109,17 +109,17 @@ class Interpolation(nn.Module):
 class ErrorHead(nn.Module):
     """The expected absolute error of each pixel, from the last features of a network.
 
-    What a pixel is like and how rough its neighbourhood is (9x9 LR pixels: noise, edges) both
-    count, and what the degradation is, if the network is told. Homogeneous, as the network is.
+    What a pixel is like, how rough the LR slice is around it (noise, edges), and what the
+    degradation is, if the network is told. Homogeneous, as the network is.
     """
 
-    near = 4  # LR pixels around a pixel that count
+    window = 15  # LR pixels along an edge of what counts as around
 
     def __init__(self, channels: int, sub_pixels: int, told: bool):
         super().__init__()
         hidden = max(1, channels // 2)
         self.pixel = nn.Conv2d(channels, hidden, 3, bias=False)
-        self.rough = nn.Conv2d(channels, 8, 1, bias=False)
+        self.rough = nn.Conv2d(1, 8, 5, bias=False)
         self.around = nn.Conv2d(8, hidden, 1, bias=False)
         self.last = nn.Conv2d(hidden, sub_pixels, 1, bias=False)
         if told:
@@ -127,16 +127,19 @@ class ErrorHead(nn.Module):
             nn.init.zeros_(self.gain.weight)
             nn.init.zeros_(self.gain.bias)
 
-    def forward(self, features: torch.Tensor, description) -> torch.Tensor:
-        """Features with one more pixel on each side, a description or None -> (N, rows columns, H,
-        W), never below a quarter of a level of 8 bits, as the likelihood would reward."""
-        edge = self.near - 1
-        rough = replicate(self.rough(features).abs(), edge, edge, edge, edge)
-        hidden = self.pixel(features) + self.around(F.avg_pool2d(rough, 2 * self.near + 1, 1))
-        if description is not None:
-            with full_precision(features):
+    def forward(self, features: torch.Tensor, lr: torch.Tensor, description) -> torch.Tensor:
+        """Features with one more pixel on each side, LR slices, a description or None -> (N, rows
+        columns, H, W), never below a quarter of a level of 8 bits, as the likelihood would reward.
+        """
+        edge = self.window // 2 + 2
+        with full_precision(lr):
+            rough = self.rough(replicate(lr, edge, edge, edge, edge)).abs()
+            rough = F.avg_pool2d(F.avg_pool2d(rough, (self.window, 1), 1), (1, self.window), 1)
+            hidden = self.around(rough)
+            gain = 1.0
+            if description is not None:
                 gain = 1 + 0.9 * torch.tanh(self.gain(description))[..., None, None]
-            hidden = hidden * gain.to(hidden.dtype)
+        hidden = (self.pixel(features) + hidden) * gain
         size = self.last(F.leaky_relu_(hidden, 0.1)).float()
         return (size.square() + 1e-6).sqrt()
 
@@ -190,7 +193,8 @@ class DeepESPCN(nn.Module):
             self.spread = ErrorHead(channels, scale[0] * scale[1], told)
         # Along the rows, where 1x3 kernels see no less than 3x1 kernels down the columns.
         self.receptive_radius = 3 + (blocks + 1) // 2 + 2 * ((half + 1) // 2) + (half > 0)
-        self.receptive_radius += ErrorHead.near - 1 if spread else 0
+        if spread:
+            self.receptive_radius = max(self.receptive_radius, ErrorHead.window // 2 + 2)
         with torch.no_grad():
             for conv in (*self.body, *self.side):
                 h, w = conv.kernel_size
@@ -228,7 +232,7 @@ class DeepESPCN(nn.Module):
         sr = sub_pixel_layer(self.tail(features) + self.skip.sub_pixels(lr), self.scale)
         if not spread:
             return sr
-        errors = self.spread(features, description if self.told else None)
+        errors = self.spread(features, lr, description if self.told else None)
         return torch.cat((sr, sub_pixel_layer(errors, self.scale)), 1)
 
     def stack(self, features: torch.Tensor, convolutions, gains) -> torch.Tensor:

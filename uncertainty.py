@@ -14,13 +14,15 @@ import torch
 
 import modules
 from batches import training_batch
-from calibration import INTERVAL
+from calibration import INTERVAL, noise_share
 from checkpoints import load_checkpoint, save_checkpoint
 from dataset import DATA_OPTIONS, add_data_arguments, load_parts
 from degradation import NAMED, crop_to_scale, degrade
 from utils import Parser, UsageError, int_between, pick_device, progress, run_main
 
-BINS = 24
+EDGES = (np.arange(24) + 0.5) / 24  # the spreads that factors are found for, as quantiles
+LEAST = 500  # pixels that make a factor
+WANTED = 0.915  # of the pixels of people like these: those of other scanners are less often within
 NOISY = 0.4  # share of training samples as of a noisier scanner: noise nobody can foretell is error
 HALF_LEVEL = 0.5 / 255
 # Validation slices take turns through these; they are the cases that the head is held to.
@@ -41,7 +43,9 @@ def learn_spread(network, slices, iterations: int, device, seed: int = 0, batch_
         found = network.describe(batch.view) if network.told else None
         sr, spread = network(batch.lr, found, spread=True).split(1, 1)
         error = (sr.detach().clamp(0, 1) - batch.hr).abs()
-        loss = (error / spread + spread.log()).mean()
+        # Black that stays black is most of a slice, and learned at once.
+        counts = 0.1 + 0.9 * ((batch.hr >= HALF_LEVEL) | (sr >= HALF_LEVEL))
+        loss = (counts * (error / spread + spread.log())).sum() / counts.sum()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -58,28 +62,47 @@ def calibrate(network, slices, subjects, device) -> dict:
     quantile of the scores of people that were not trained on, for each size of what was predicted.
     subjects: whose each slice is; all count the same.
     """
-    scores = {subject: [] for subject in subjects}
+    found = [{subject: [] for subject in subjects} for _ in range(2)]  # of quiet, of noisy slices
     for i in progress(range(len(slices)), desc="calibrating", unit="slice"):
         hr = torch.from_numpy(np.array(slices[i])).to(device).float()[None, None] / 255
         hr = crop_to_scale(hr, network.scale)
         case = CASES[i % len(CASES)] if 1 not in network.scale else "slab-1"
-        sr, spread = network(degrade(hr, case, network.scale, seed=i), spread=True).split(1, 1)
+        lr = degrade(hr, case, network.scale, seed=i)
+        description = network.describe(lr) if network.told else None
+        sr, spread = network(lr, description, spread=True).split(1, 1)
         error = (sr.clamp(0, 1) - hr).abs()
         # Black that stays black would make intervals look right.
         counts = (hr >= HALF_LEVEL) | (sr >= HALF_LEVEL)
-        scores[subjects[i]].append(torch.stack((error[counts], spread[counts])).cpu())
-    scores = [torch.cat(found, 1) for found in scores.values()]
-    few, rng = min(found.shape[1] for found in scores), torch.Generator().manual_seed(0)
-    scores = [found[:, torch.randperm(found.shape[1], generator=rng)[:few]] for found in scores]
-    error, spread = torch.cat(scores, 1).numpy()
-    order = np.argsort(spread)
-    edges, factors = [], []
-    for part in np.array_split(order, BINS):
-        edges.append(float(np.log(spread[part]).mean()))
-        score = error[part] / spread[part]
-        level = min(1.0, 0.9 * (1 + 1 / len(part)))
-        factors.append(float(np.quantile(score, level)) / INTERVAL)
-    return {"edges": edges, "factors": factors}
+        noisy = description is not None and float(noise_share(description)) > 0.5
+        found[noisy][subjects[i]].append(torch.stack((error[counts], spread[counts])).cpu())
+    parts = [equal_shares(scores) for scores in found]
+    edges = np.quantile(np.log(np.concatenate([p[1] for p in parts if p is not None])), EDGES)
+    quiet, noisy = (None if part is None else factors_of(part, edges) for part in parts)
+    return {
+        "edges": edges.tolist(), "factors": quiet or noisy, "noisy": noisy or quiet,
+    }  # fmt: skip
+
+
+def equal_shares(scores: dict) -> np.ndarray | None:
+    """Errors and spreads, (2, n), as many of each subject; None if there are none."""
+    scores = [torch.cat(parts, 1) for parts in scores.values() if parts]
+    if not scores:
+        return None
+    few, rng = min(part.shape[1] for part in scores), torch.Generator().manual_seed(0)
+    chosen = [part[:, torch.randperm(part.shape[1], generator=rng)[:few]] for part in scores]
+    return torch.cat(chosen, 1).numpy()
+
+
+def factors_of(part: np.ndarray, edges: np.ndarray) -> list[float]:
+    """For pixels of about each spread the factor that makes WANTED of them lie within."""
+    error, spread = part
+    nearest = np.digitize(np.log(spread), (edges[1:] + edges[:-1]) / 2)
+    factors, scores = [], error / spread
+    for i in range(len(edges)):
+        mine = scores[nearest == i] if (nearest == i).sum() >= LEAST else scores
+        level = min(1.0, WANTED * (1 + 1 / len(mine)))
+        factors.append(float(np.quantile(mine, level)) / INTERVAL)
+    return factors
 
 
 def main(argv=None):

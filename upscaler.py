@@ -81,7 +81,7 @@ class Upscaler:
         sr = upscale(self.network, lr, description, self.tile, self.bf16, spread=errors)
         sr, expected = sr.split(1, 1) if errors else (sr, None)
         if errors:
-            expected = expected_error(expected, self.calibration).cpu()
+            expected = expected_error(expected, self.calibration, description).cpu()
         if self.consistent:
             sr = make_consistent(sr, lr, self.degradation, self.network.scale, clamped)
         return sr.cpu(), expected

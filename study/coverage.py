@@ -49,7 +49,7 @@ def measure(network, calibration, hr, case, seed) -> dict:
     lr = degrade(hr, case, network.scale, seed=seed)
     description = network.describe(lr).mean(0, keepdim=True)  # one of a scan, as predict.py has it
     sr, spread = upscale(network, lr, description, spread=True).split(1, 1)
-    expected = expected_error(spread, calibration)
+    expected = expected_error(spread, calibration, description)
     bicubic = modules.Interpolation(network.scale)(lr)
     slopes = torch.gradient(bicubic, dim=(2, 3))
     guesses = {

@@ -435,7 +435,9 @@ def test_weights_without_an_error_head_and_damaged_calibrations(tmp_path, run, u
         None, [], {}, {"edges": ends}, {"edges": ends, "factors": [1.0]},
         {"edges": ends, "factors": [1.0, nan]}, {"edges": ends, "factors": [1.0, -1.0]},
         {"edges": ends[::-1], "factors": [1.0, 1.0]}, {"edges": [[], []], "factors": ["a", "b"]},
-        {"edges": ends, "factors": torch.ones(2)}, {"edges": ends, "factors": [1.0, 10**400]},
+        {"edges": ends, "factors": torch.ones(2)},
+        {"edges": ends, "factors": [1.0, 1.0], "noisy": [1.0]},
+        {"edges": ends, "factors": [1.0, 10**400]},
     ):  # fmt: skip
         checkpoints.save_checkpoint(unsure, {**good, "calibration": calibration})
         with pytest.raises(DataError, match="calibration of its error head is damaged"):
