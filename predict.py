@@ -17,7 +17,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from threading import Lock
+from threading import BoundedSemaphore, Lock
 
 import numpy as np
 import torch
@@ -353,6 +353,8 @@ def predict(jobs: list[Job], upscalers: Upscalers, args, figure: bool):
     threads = torch.get_num_threads()
     workers = max(1, min(args.workers or threads + 1, len(pictures)))
     share = max(1, threads // workers)
+    if upscalers.one and workers > threads:
+        upscalers.one.turns = BoundedSemaphore(threads)
     try:
         with (
             ThreadPoolExecutor(workers, "", torch.set_num_threads, (share,)) as pool,

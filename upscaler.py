@@ -1,6 +1,7 @@
 """Which network for which image, what it is told, and the way of whole stacks through it."""
 
 import argparse
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -62,6 +63,7 @@ class Upscaler:
     consistent: bool = False
     bf16: bool = False
     calibration: dict | None = None  # of the error head; None: no errors are asked for
+    turns: object = field(default_factory=nullcontext)  # held while something is computed
 
     def describe(self, lr: torch.Tensor):
         """The description (1, D) of how some slices of a scan were made; None: not asked for."""
@@ -69,7 +71,7 @@ class Upscaler:
             return None
         if self.told:
             return describe_degradation(self.degradation, self.network.scale).to(self.device)
-        with torch.inference_mode():
+        with self.turns, torch.inference_mode():
             return self.network.describe(lr.to(self.device)).mean(0, keepdim=True)
 
     def run(self, lr: torch.Tensor, description, clamped) -> tuple:
@@ -78,7 +80,8 @@ class Upscaler:
         clamped: of `make_consistent`.
         """
         lr, errors = lr.to(self.device), self.calibration is not None
-        sr = upscale(self.network, lr, description, self.tile, self.bf16, spread=errors)
+        with self.turns:
+            sr = upscale(self.network, lr, description, self.tile, self.bf16, spread=errors)
         sr, expected = sr.split(1, 1) if errors else (sr, None)
         if errors:
             expected = expected_error(expected, self.calibration, description).cpu()

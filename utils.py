@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -162,6 +163,7 @@ def progress(items=None, total=None, desc="", unit="it", *, disable=False, **opt
     return tqdm(items, one_line(desc), total, unit=unit, disable=disable, **options)
 
 
+@lru_cache(maxsize=1)
 def version() -> str:
     """The version of this program, which stands in pyproject.toml alone."""
     text = ""
