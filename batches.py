@@ -10,7 +10,7 @@ from dataset import Slices
 from degradation import Scale, add_noise, crop_to_scale, degrade, draw_degradation, random_contrast
 from description import describe_degradation
 
-THICKER = 0.35  # share of the samples that are slices of several mm, as clinical scans have them
+THICKER = 0.25  # share of the samples that are slices of several mm, as clinical scans have them
 VIEW = 24, 64  # least and most LR pixels along an edge of what the estimator sees
 
 

@@ -133,7 +133,7 @@ def draw(path, found: dict[str, dict]) -> None:
         axis.axhline(0, color="k", lw=0.6)
         axis.set(title=tissue, xlabel="mean of both volumes (ml)")
     figure.axes[0].set_ylabel("difference from HR (%)")
-    figure.axes[0].legend()
+    figure.axes[0].legend(framealpha=1)  # over lines
     figures.save_figure(figure, path)
 
 
