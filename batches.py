@@ -1,5 +1,7 @@
 """From slices to the LR/HR batches of training: which slice, how it is looked at, how degraded."""
 
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -65,6 +67,27 @@ def training_batch(
         for group, size in zip(zip(*samples), sizes)
     )
     return Batch(lr[:, None], hr[:, None], view[:, None], description[:, 0])
+
+
+def batches_ahead(slices: Slices, iterations: range, workers: int, **options):
+    """Yield the batch of each of these iterations, `workers` threads making those that follow.
+
+    While a GPU computes one step, the CPU makes the next. workers: 0 makes each when it is asked
+    for, which is faster where the CPU computes the steps too. options: of `training_batch`.
+    """
+    if not workers:
+        yield from (training_batch(slices, iteration, **options) for iteration in iterations)
+        return
+    ahead, pool = deque(), ThreadPoolExecutor(workers, "batch", torch.set_num_threads, (1,))
+    try:
+        for iteration in iterations:
+            ahead.append(pool.submit(training_batch, slices, iteration, **options))
+            if len(ahead) > workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:  # a run that ends early waits for none
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def training_sample(pixels, rng, patch, view, degradation, scale, augment, noisy) -> tuple:

@@ -170,7 +170,8 @@ def apply_axes(hr: torch.Tensor, down: torch.Tensor, across: torch.Tensor) -> to
     return torch.hypot(real, imaginary)
 
 
-def transfer_function(kernel: str, factor: int, width: float, frequencies) -> np.ndarray:
+@lru_cache(maxsize=256)
+def transfer_function(kernel: str, factor: int, width: float, frequencies: tuple) -> np.ndarray:
     """What is left of each frequency (in cycles per LR pixel), complex, 1 at frequency 0.
 
     Beyond half a cycle it tells how much of the frequency comes back as aliasing; its phase tells

@@ -72,7 +72,7 @@ def parser_of() -> Parser:
         "rician-2 ..., mixed or wide  (default: bicubic; of 4x1: box)")  # fmt: skip
     dataset.add_data_arguments(add)
     add("--workers", type=int_between(1, 64), default=min(8, os.cpu_count() or 1),
-        help="threads that read and decode")  # fmt: skip
+        help="threads that read, decode and make batches ahead")  # fmt: skip
     add = parser.add_argument_group("network").add_argument
     add("--model", default="deep", choices=modules.NETWORKS,
         help="deep: the default network; espcn: the plain one")  # fmt: skip
@@ -324,8 +324,8 @@ def train(args, device, run: Path, resuming: bool) -> int:
     bicubic = modules.Interpolation(args.scale).to(device)
     bicubic_psnr = validate(bicubic, pairs, len(few))[1]
     check_every = min(CHECK_EVERY[1], max(CHECK_EVERY[0], total // 20))
-    # Buffers are constants, the same in all processes.
-    model = DistributedDataParallel(network, broadcast_buffers=False) if world() > 1 else network
+    several = world() > 1  # their buffers are constants, the same in all
+    model = DistributedDataParallel(network, broadcast_buffers=False) if several else network
     weights, averages = list(network.parameters()), list(average.parameters())
     batch_options = dict(
         seed=args.seed, batch_size=args.batch_size, patch=args.patch_size, scale=args.scale,
@@ -336,8 +336,9 @@ def train(args, device, run: Path, resuming: bool) -> int:
     bar = progress(total=total * args.batch_size, initial=state.iteration * args.batch_size,
                    unit="slice", unit_scale=True, disable=not chief)  # fmt: skip
     pending, unwritten, stop = [], [], Stop()
-    for iteration in range(state.iteration, total):
-        batch = batches.training_batch(parts["train"], iteration, **batch_options)
+    todo, ahead = range(state.iteration, total), 0 if device.type == "cpu" else args.workers
+    made = batches.batches_ahead(parts["train"], todo, ahead, **batch_options)
+    for iteration, batch in zip(todo, made):
         rate = learning_rate(iteration, total, args.lr, args.schedule)
         for optimiser in state.optimisers:
             optimiser.param_groups[0]["lr"] = rate
@@ -352,22 +353,20 @@ def train(args, device, run: Path, resuming: bool) -> int:
             torch.nn.utils.clip_grad_norm_(weights, args.clip, foreach=at_once)
         for optimiser in state.optimisers:
             optimiser.step()
-        decay = min(args.ema, (1 + iteration) / (10 + iteration))
         with torch.no_grad():
             for a, w in zip(averages, weights):
-                a.lerp_(w, 1 - decay)
+                a.lerp_(w, 1 - min(args.ema, (1 + iteration) / (10 + iteration)))
         losses = torch.stack((errors.detach().mean(), bicubic_errors.mean()))
         pending.append((iteration + 1, rate, losses))
-
         done = state.iteration = iteration + 1
         check = done % check_every == 0 or done == total
         save = check or done % SAVE_EVERY == 0
-        stopping = stop.signal if world() == 1 else 0
+        stopping = 0 if several else stop.signal
         if not (save or stopping or len(pending) == 20):
             continue
         # Losses are fetched from the device a few at a time: each fetch waits for it.
         losses = torch.stack([pair for _, _, pair in pending])
-        if world() > 1:
+        if several:
             asked = torch.tensor(stop.signal, device=device)
             dist.all_reduce(losses)
             dist.all_reduce(asked, dist.ReduceOp.MAX)

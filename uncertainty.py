@@ -27,6 +27,7 @@ NOISY = 0.4  # share of training samples as of a noisier scanner: noise nobody c
 HALF_LEVEL = 0.5 / 255
 # Validation slices take turns through these; they are the cases that the head is held to.
 CASES = (*NAMED, "blur-2", "rician-2")
+THROUGH_CASES = "slab-1", "slab-0.8", "slab-1+rician-2"
 
 
 def learn_spread(network, slices, iterations: int, device, seed: int = 0, batch_size: int = 4):
@@ -62,11 +63,12 @@ def calibrate(network, slices, subjects, device) -> dict:
     quantile of the scores of people that were not trained on, for each size of what was predicted.
     subjects: whose each slice is; all count the same.
     """
+    cases = CASES if 1 not in network.scale else THROUGH_CASES
     found = [{subject: [] for subject in subjects} for _ in range(2)]  # of quiet, of noisy slices
     for i in progress(range(len(slices)), desc="calibrating", unit="slice"):
         hr = torch.from_numpy(np.array(slices[i])).to(device).float()[None, None] / 255
         hr = crop_to_scale(hr, network.scale)
-        case = CASES[i % len(CASES)] if 1 not in network.scale else "slab-1"
+        case = cases[i % len(cases)]
         lr = degrade(hr, case, network.scale, seed=i)
         description = network.describe(lr) if network.told else None
         sr, spread = network(lr, description, spread=True).split(1, 1)
@@ -123,8 +125,10 @@ def main(argv=None):
     checkpoint = load_checkpoint(args.checkpoint)
     if checkpoint["arch"].get("name") != "deep":
         raise UsageError(f"{args.checkpoint}: only the default network has an error head")
-    parts, _ = load_parts(**{name: getattr(args, name) for name in DATA_OPTIONS})
     given = modules.load_network(checkpoint, args.checkpoint)
+    if 1 in given.scale:
+        args.axis = "through"
+    parts, _ = load_parts(**{name: getattr(args, name) for name in DATA_OPTIONS})
     arch = {**checkpoint["arch"], "spread": True}
     network = modules.build(arch, given.scale)
     modules.adopt_weights(network, checkpoint)

@@ -5,10 +5,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from batches import VIEW, training_batch
+from batches import VIEW, batches_ahead, training_batch
 from dataset import Slices
 from degradation import NAMED, degrade
 from description import ENTRIES, describe_degradation
+from utils import UsageError
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,17 @@ def test_batches_are_a_function_of_seed_and_iteration(slices):
         assert not torch.equal(one.lr, batch_of(slices, 8, degradation=name, scale=(2, 2)).lr)
         other = batch_of(slices, 7, degradation=name, scale=(2, 2), seed=1)
         assert not torch.equal(one.lr, other.lr)
+
+
+def test_batches_made_ahead_are_the_same_in_their_order(slices):
+    options = dict(seed=0, batch_size=3, patch=8, degradation="wide")
+    for workers in (0, 3, 9):
+        found = list(batches_ahead(slices, range(2, 9), workers, **options))
+        assert len(found) == 7
+        for iteration, batch in enumerate(found, 2):
+            assert torch.equal(batch.lr, training_batch(slices, iteration, **options).lr)
+    with pytest.raises(UsageError):  # what goes wrong in a thread is raised
+        list(batches_ahead(slices, range(4), 2, **(options | {"degradation": "fog"})))
 
 
 @pytest.mark.parametrize("degradation", ["bicubic", "wide"])

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 RUNNER = """
 import os, sys
 sys.path.insert(0, sys.argv.pop(1))
-import batches, train, utils
+import train, utils
 
 def forbid_writing(event, args):
     writes = event in ("os.mkdir", "os.rename", "os.remove") or (
@@ -32,14 +32,14 @@ def forbid_writing(event, args):
             print("rank 1 writes", event, args[0], file=sys.stderr)
             os._exit(9)
 
-def training_batch(slices, iteration, **options):
+def learning_rate(iteration, *options):
     if iteration == 3 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         print("rank 1 dies", file=sys.stderr)
         os._exit(8)
-    return make_batch(slices, iteration, **options)
+    return real(iteration, *options)
 
 if os.environ["RANK"] == "1":
-    make_batch, batches.training_batch = batches.training_batch, training_batch
+    real, train.learning_rate = train.learning_rate, learning_rate
     sys.addaudithook(forbid_writing)
 train.CHECK_EVERY = 1, 1000
 train.runs.plot = train.examples_figure = lambda *a, **k: None  # longer than the rest

@@ -138,3 +138,18 @@ REFUSED = [
 def test_unknown_networks_are_refused(arch):
     with pytest.raises(DataError, match="unknown network"):
         modules.build(arch)
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_scaled_activations_have_the_slopes_of_their_parts(order):
+    torch.manual_seed(0)
+    features = torch.randn(2, 3, 4, 5, dtype=torch.double).to(memory_format=order)
+    gain = torch.rand(2, 3, 1, 1, dtype=torch.double) + 0.5
+    inputs = features.requires_grad_(), gain.requires_grad_()
+
+    def scaled(x, g):
+        return modules.ScaledActivation.apply(x * 1, g)  # works in place
+
+    wanted = torch.nn.functional.leaky_relu(features * gain, 0.1)
+    torch.testing.assert_close(scaled(*inputs), wanted)
+    assert torch.autograd.gradcheck(scaled, inputs)

@@ -260,16 +260,16 @@ def test_config_is_enough_to_repeat_a_run(command, no_figures):
 
 @pytest.fixture
 def interrupt(monkeypatch):
-    """interrupt(n, signal): the process gets the signal while it makes the n-th batch."""
-    real = batches.training_batch
+    """interrupt(n, signal): the process gets the signal in the n-th step."""
+    real = train.learning_rate
 
     def at(iteration, number=signal.SIGINT):
-        def batch(slices, i, **options):
+        def rate(i, *options):
             if i == iteration:
                 os.kill(os.getpid(), number)
-            return real(slices, i, **options)
+            return real(i, *options)
 
-        monkeypatch.setattr(batches, "training_batch", batch)
+        monkeypatch.setattr(train, "learning_rate", rate)
 
     return at
 
@@ -404,7 +404,7 @@ def test_a_damaged_run_folder_is_one_clear_error(run, damage):
 DRIVER = """
 import os, signal, sys, time
 sys.path.insert(0, {root!r})
-import batches, train, utils
+import train, utils
 train.SAVE_EVERY = 3
 train.CHECK_EVERY = 1, 1000
 train.runs.plot = train.examples_figure = lambda *a, **k: None
@@ -423,15 +423,15 @@ def fsync(number):
 os.fsync = fsync
 """
 ENDLESS_STEP = """
-real = batches.training_batch
-def batch(slices, i, **options):
+real = train.learning_rate
+def rate(i, *options):
     if i == 4:
         print("in the step", flush=True)
         end = time.time() + 60
         while time.time() < end:
             time.sleep(0.01)
-    return real(slices, i, **options)
-batches.training_batch = batch
+    return real(i, *options)
+train.learning_rate = rate
 """
 
 
