@@ -20,6 +20,7 @@ from checkpoints import load_checkpoint  # noqa: E402
 from degradation import crop_to_scale, degrade  # noqa: E402
 from description import describe_degradation  # noqa: E402
 
+CACHE = ROOT / "runs/cache"  # of decoded volumes, wherever the script is started
 PIXEL = 0.868  # mm, of the test slices
 
 
@@ -73,7 +74,10 @@ def people(folder: Path, most: int) -> dict[str, tuple[list[str], torch.Tensor]]
 
 def people_of_volumes(folder: Path, most: int) -> dict[str, tuple[list[str], torch.Tensor]]:
     """As `people`, of volumes. Raises DataError where there are none."""
-    slices, found = dataset.load_parts(data=folder, slices=most, split=False)[0]["all"], {}
+    slices, found = (
+        dataset.load_parts(data=folder, slices=most, split=False, cache=CACHE)[0]["all"],
+        {},
+    )
     for person in dict.fromkeys(slices.subject.tolist()):
         mine = np.flatnonzero(slices.subject == person)
         mine = [i for i in mine if (slices.shape[i] == slices.shape[mine[0]]).all()]
