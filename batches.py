@@ -96,7 +96,7 @@ def training_sample(pixels, rng, patch, view, degradation, scale, augment, noisy
     The whole slice is degraded, by the same function as in validation and evaluation, and the patch
     is cut out of the result: patches carry no trace of having been cut out. augment: flips, quarter
     turns, the LR grid at any HR pixel, brightness, with `wide` other contrasts: all of this only
-    changes how the same slice is looked at.
+    changes how the same slice is looked at. noisy: of `training_batch`.
     """
     rows, columns = scale
     gain = 1.0

@@ -10,38 +10,31 @@ from utils import DataError
 
 INTERVAL = math.log(10)  # of a Laplace distribution 90 % lie within 2.3 times its mean deviation
 STEPS = 4096  # of the table of factors
-QUIET, LOUD = (
-    0.005,
-    0.02,
-)  # noise as a share of white: factors of quiet slices up to, noisy ones from
+QUIET, LOUD = 0.005, 0.02  # noise, as a share of white, of quiet and of noisy slices
 
 
-def noise_share(description: torch.Tensor) -> torch.Tensor:
-    """How noisy slices are by their descriptions (N, ENTRIES): 0 up to QUIET, 1 from LOUD, (N,)."""
+def noise_share(description: torch.Tensor) -> float:
+    """How noisy slices are by their description (1, ENTRIES): 0 up to QUIET, 1 from LOUD."""
     low, high = (math.log10(1 + noise / 0.001) / 2 for noise in (QUIET, LOUD))
-    return ((description[:, NOISE] - low) / (high - low)).clamp(0, 1)
+    return min(1.0, max(0.0, (float(description[0, NOISE]) - low) / (high - low)))
 
 
 def expected_error(spread: torch.Tensor, calibration: dict, description=None) -> torch.Tensor:
-    """The calibrated expected absolute error of what the head says (N, 1, H, W), in units of white.
+    """The calibrated expected absolute error of what the head says, in units of white.
 
     90 % of pixels are within INTERVAL times it. calibration: `edges` of the head's spread, as
-    logarithms, and `factors` to multiply it by, linear in between; `noisy` those of noisy slices.
-    description (N or 1, ENTRIES): tells which are; without it none.
+    logarithms, and `factors` to multiply it by, linear in between; `noisy`: those of noisy slices.
+    description (1, ENTRIES): tells how noisy these are; None counts as quiet.
     """
-    edges, share = calibration["edges"], 0.0
+    edges, factors = calibration["edges"], np.array(calibration["factors"])
+    if description is not None:
+        noisy = np.array(calibration.get("noisy", factors))
+        factors = factors + noise_share(description) * (noisy - factors)
     first, width = edges[0], max(edges[-1] - edges[0], 1e-6)
     grid = np.linspace(first, first + width, STEPS)
-    quiet, noisy = (
-        torch.from_numpy(np.interp(grid, edges, factors).astype(np.float32)).to(spread.device)
-        for factors in (calibration["factors"], calibration.get("noisy") or calibration["factors"])
-    )
-    place = spread.log().sub_(first).mul_((STEPS - 1) / width).round_().clamp_(0, STEPS - 1).long()
-    if description is not None:
-        share = noise_share(description)[:, None, None, None]
-    if torch.is_tensor(share) and len(share) > 1:
-        return spread * torch.lerp(quiet[place], noisy[place], share)
-    return spread * torch.lerp(quiet, noisy, float(share))[place]
+    table = np.interp(grid, edges, factors).astype(np.float32)
+    place = spread.log().sub_(first).mul_((STEPS - 1) / width).round_().clamp_(0, STEPS - 1)
+    return spread * torch.from_numpy(table).to(spread.device)[place.long()]
 
 
 def calibration_of(checkpoint: dict, path) -> dict:

@@ -340,7 +340,8 @@ def predict(jobs: list[Job], upscalers: Upscalers, args, figure: bool):
     """Upscale all jobs: yields (job, Result or DataError).
 
     Pictures are upscaled by one worker more than there are CPU threads, as one of them may wait for
-    the disk, each on its own from file to file; then scans, one by one, by all threads together.
+    the disk, each on its own from file to file; only as many compute at a time as there are
+    threads. Then scans, one by one, by all threads together.
     """
 
     def work(job):

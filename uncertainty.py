@@ -75,14 +75,12 @@ def calibrate(network, slices, subjects, device) -> dict:
         error = (sr.clamp(0, 1) - hr).abs()
         # Black that stays black would make intervals look right.
         counts = (hr >= HALF_LEVEL) | (sr >= HALF_LEVEL)
-        noisy = description is not None and float(noise_share(description)) > 0.5
+        noisy = description is not None and noise_share(description) > 0.5
         found[noisy][subjects[i]].append(torch.stack((error[counts], spread[counts])).cpu())
     parts = [equal_shares(scores) for scores in found]
     edges = np.quantile(np.log(np.concatenate([p[1] for p in parts if p is not None])), EDGES)
     quiet, noisy = (None if part is None else factors_of(part, edges) for part in parts)
-    return {
-        "edges": edges.tolist(), "factors": quiet or noisy, "noisy": noisy or quiet,
-    }  # fmt: skip
+    return {"edges": edges.tolist(), "factors": quiet or noisy, "noisy": noisy or quiet}
 
 
 def equal_shares(scores: dict) -> np.ndarray | None:
