@@ -200,7 +200,7 @@ def add_colorbar(figure, axes, label: str, rect) -> None:
     bar = figure.colorbar(axes.images[0], cax=figure.add_axes(rect), orientation="horizontal")
     bar.set_label(label, fontsize=SMALL)
     bar.ax.tick_params(labelsize=SMALL)
-    bar.ax.locator_params(nbins=4)
+    bar.ax.locator_params(nbins=3)  # more would touch below a narrow bar
 
 
 def field_shape(lr: np.ndarray, aspect: float) -> float:
