@@ -1,9 +1,13 @@
 """Scores of SR slices against HR slices, and their summary over subjects."""
 
+import csv
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
+
+from utils import atomic_write, note
 
 METRICS = ("mse", "psnr", "psnr_brain", "ssim", "power_ratio", "lr_rmse")
 
@@ -114,3 +118,29 @@ def metrics_table(rows: dict[str, dict]) -> str:
     widths = [max(len(cell) for cell in column) for column in zip(*lines)]
     text = ["  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in lines]
     return "\n".join([text[0], "-" * len(text[0]), *text[1:]])
+
+
+def scan_scores(source: Path, rows: list, plane: str) -> list[dict]:
+    """Scores of bicubic and prediction: means over the slices with head in them."""
+    # The volume as a whole: PSNR of the mean squared error of all voxels.
+    whole = [psnr_of(float(np.mean([row[k]["mse"] for row in rows]))) for k in (0, 1)]
+    head = [row for row in rows if row[0]["psnr_brain"] is not None] or rows
+    means = []
+    for k in (0, 1):
+        values = {m: [row[k][m] for row in head if row[k].get(m) is not None] for m in METRICS}
+        means.append({m: float(np.mean(v)) if v else None for m, v in values.items()})
+    note(f"{source}: {len(head)} {plane} slices; PSNR of the whole volume: "
+         f"bicubic {whole[0]:.2f} dB, prediction {whole[1]:.2f} dB")  # fmt: skip
+    return means
+
+
+def write_scores(path: Path, rows: list) -> Path:
+    """Write the scores of each slice as a table."""
+    names = [m for m in METRICS if m in rows[0][0]]
+    with atomic_write(path, "w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        heads = [f"{who}_{m}" for who in ("bicubic", "prediction") for m in names]
+        writer.writerow(["slice", *heads])
+        for i, row in enumerate(rows):
+            writer.writerow([i, *(row[k][m] for k in (0, 1) for m in names)])
+    return path

@@ -7,7 +7,6 @@ python predict.py scans --output results
 """
 
 import argparse
-import csv
 import json
 import os
 import sys
@@ -33,10 +32,11 @@ from degradation import NAMED, crop_to_scale, scale_name
 from description import words_of
 from figures import simulation_figure
 from jobs import Job, find_jobs, idle_options, shard
-from metrics import METRICS, metrics_table, psnr_of, score, summarise
+from metrics import metrics_table, scan_scores, score, summarise, write_scores
 from upscaler import (
     Upscaler,
     Upscalers,
+    computed_together,
     describe_stack,
     known_degradation,
     told_degradation,
@@ -46,7 +46,6 @@ from upscaler import (
 from utils import (
     DataError,
     Parser,
-    atomic_write,
     collected_warnings,
     int_between,
     note,
@@ -57,6 +56,7 @@ from utils import (
 )
 
 LARGE = 2**30  # bytes of a result that are announced
+GROUPS = 8  # of pictures for each worker, at least
 drawing = Lock()  # matplotlib's fonts are shared between threads
 
 
@@ -153,11 +153,16 @@ class Result:
     unlike: str = ""  # what sets the input apart from all training images
 
 
-def predict_one(job: Job, upscalers: Upscalers, args, figure: bool) -> Result:
-    """Read, upscale and write one picture or scan. Raises DataError."""
-    with collected_warnings() as warnings:
+def open_one(job: Job, upscalers: Upscalers, args) -> tuple:
+    """(image, Upscaler, ways to cut the image, warnings so far). Raises DataError."""
+    with collected_warnings([]) as warnings:
         image = images.read_image(job, args.force)
-        upscaler, ways = upscalers.choose(image)
+        return image, *upscalers.choose(image), warnings
+
+
+def predict_one(job: Job, image, upscaler, ways, warnings, args, figure: bool) -> Result:
+    """Upscale and write one picture or scan. Raises DataError."""
+    with collected_warnings(warnings):
         job.make_folder()
         if job.dataset:
             provenance.write_description(job.output, job.dataset)
@@ -166,6 +171,28 @@ def predict_one(job: Job, upscalers: Upscalers, args, figure: bool) -> Result:
             return work(job, image, upscaler, ways, args, figure, warnings)
         except MemoryError:
             raise DataError(f"{job.source}: is too large for this machine's memory") from None
+
+
+def predict_some(jobs: list[Job], upscalers: Upscalers, args, figure: bool) -> list[tuple]:
+    """[(job, Result or DataError)]: a scan, or pictures that are computed together if small."""
+    opened, found = {}, {}
+    for job in jobs:
+        try:
+            opened[job] = open_one(job, upscalers, args)
+        except DataError as error:
+            found[job] = error
+    pictures = [job for job in opened if job.kind == "picture" and not args.simulate]
+    if pictures:
+        pixels = [opened[job][0].intensities() for job in pictures]
+        for job, one in zip(pictures, computed_together(upscalers.one, pixels)):
+            image, _, ways, warnings = opened[job]
+            opened[job] = image, one, ways, warnings
+    for job, parts in opened.items():
+        try:
+            found[job] = predict_one(job, *parts, args, figure)
+        except DataError as error:
+            found[job] = error
+    return [(job, found[job]) for job in jobs]
 
 
 def upscale(job, image, upscaler: Upscaler, ways, args, figure: bool, warnings: list) -> Result:
@@ -294,7 +321,7 @@ def simulate(job, image, upscaler: Upscaler, ways, args, figure: bool, warnings:
                 paths[0], *kept[:4], rows[shown], title=title, aspect=image.aspect(way),
                 expected=kept[4] if inside else None,
             )  # fmt: skip
-    means = rows[0] if not image.sizes else volume_scores(job, rows, way[0])
+    means = rows[0] if not image.sizes else scan_scores(job.source, rows, way[0])
     record = provenance.record(job, image, upscaler, ways, description, warnings)
     record["Scores"] = dict(zip(("Bicubic", "Prediction"), means))
     if inside:
@@ -307,64 +334,37 @@ def simulate(job, image, upscaler: Upscaler, ways, args, figure: bool, warnings:
     return Result([image.write(job, label, stored, way, scale), *paths], record, means)
 
 
-def volume_scores(job: Job, rows: list, plane: str) -> list[dict]:
-    """Scores of bicubic and prediction: means over the slices with head in them."""
-    # The volume as a whole: PSNR of the mean squared error of all voxels.
-    whole = [psnr_of(float(np.mean([row[k]["mse"] for row in rows]))) for k in (0, 1)]
-    head = [row for row in rows if row[0]["psnr_brain"] is not None] or rows
-    means = []
-    for k in (0, 1):
-        values = {m: [row[k][m] for row in head if row[k].get(m) is not None] for m in METRICS}
-        means.append({m: float(np.mean(v)) if v else None for m, v in values.items()})
-    note(f"{job.source}: {len(head)} {plane} slices; PSNR of the whole volume: "
-         f"bicubic {whole[0]:.2f} dB, prediction {whole[1]:.2f} dB")  # fmt: skip
-    return means
-
-
-def write_scores(path: Path, rows: list) -> Path:
-    """Write the scores of each slice as a table."""
-    names = [m for m in METRICS if m in rows[0][0]]
-    with atomic_write(path, "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        heads = [f"{who}_{m}" for who in ("bicubic", "prediction") for m in names]
-        writer.writerow(["slice", *heads])
-        for i, row in enumerate(rows):
-            writer.writerow([i, *(row[k][m] for k in (0, 1) for m in names)])
-    return path
-
-
 # --- all ------------------------------------------------------------------------------------------
 
 
 def predict(jobs: list[Job], upscalers: Upscalers, args, figure: bool):
     """Upscale all jobs: yields (job, Result or DataError).
 
-    Pictures are upscaled by one worker more than there are CPU threads, as one of them may wait for
-    the disk, each on its own from file to file; only as many compute at a time as there are
+    Pictures are upscaled a few at a time, from files to files, by one worker more than there are
+    CPU threads, as one of them may wait for the disk; only as many compute at a time as there are
     threads. Then scans, one by one, by all threads together.
     """
-
-    def work(job):
-        try:
-            return job, predict_one(job, upscalers, args, figure)
-        except DataError as error:
-            return job, error
-
+    work = partial(predict_some, upscalers=upscalers, args=args, figure=figure)
     pictures = [job for job in jobs if job.kind == "picture"]
     threads = torch.get_num_threads()
     workers = max(1, min(args.workers or threads + 1, len(pictures)))
+    some = min(args.batch_size, 1 + len(pictures) // (GROUPS * workers))
+    groups = [pictures[i : i + some] for i in range(0, len(pictures), some)]
     share = max(1, threads // workers)
     if upscalers.one and workers > threads:
         upscalers.one.turns = BoundedSemaphore(threads)
     try:
         with (
             ThreadPoolExecutor(workers, "", torch.set_num_threads, (share,)) as pool,
-            closing(pool.map(work, pictures)) as found,  # if interrupted: what was not begun is not
+            closing(pool.map(work, groups)) as found,  # if interrupted: what was not begun is not
         ):
-            yield from found
+            for several in found:
+                yield from several
     finally:
         torch.set_num_threads(threads)
-    yield from map(work, (job for job in jobs if job.kind != "picture"))
+    for job in jobs:
+        if job.kind != "picture":
+            yield from work([job])
 
 
 def main(argv=None):

@@ -27,6 +27,7 @@ from description import describe_degradation, unlike_training
 from upscaling import upscale
 from utils import UsageError, note, progress
 
+TOGETHER = 4  # fewest small pictures that are computed together
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 
 
@@ -64,15 +65,28 @@ class Upscaler:
     bf16: bool = False
     calibration: dict | None = None  # of the error head; None: no errors are asked for
     turns: object = field(default_factory=nullcontext)  # held while something is computed
+    known: tuple | None = None  # description and SR of its only slice, see computed_together
 
     def describe(self, lr: torch.Tensor):
         """The description (1, D) of how some slices of a scan were made; None: not asked for."""
         if not self.network.told:
             return None
+        if self.known:
+            return self.known[0]
         if self.told:
             return describe_degradation(self.degradation, self.network.scale).to(self.device)
+        at_a_time = upscaling.slices_at_a_time(*lr.shape[-2:], self.device)
         with self.turns, torch.inference_mode():
-            return self.network.describe(lr.to(self.device)).mean(0, keepdim=True)
+            parts = [self.network.describe(x) for x in lr.to(self.device).split(at_a_time)]
+        return torch.cat(parts).mean(0, keepdim=True)
+
+    def enlarge(self, lr: torch.Tensor, description) -> torch.Tensor:
+        """SR slices (N, 1, rows H, columns W); with a second channel if errors are asked for."""
+        if self.known:
+            return self.known[1]
+        errors = self.calibration is not None
+        with self.turns:
+            return upscale(self.network, lr, description, self.tile, self.bf16, spread=errors)
 
     def run(self, lr: torch.Tensor, description, clamped) -> tuple:
         """LR slices (N, 1, H, W) to SR slices and their expected errors (or None), on the CPU.
@@ -80,8 +94,7 @@ class Upscaler:
         clamped: of `make_consistent`.
         """
         lr, errors = lr.to(self.device), self.calibration is not None
-        with self.turns:
-            sr = upscale(self.network, lr, description, self.tile, self.bf16, spread=errors)
+        sr = self.enlarge(lr, description)
         sr, expected = sr.split(1, 1) if errors else (sr, None)
         if errors:
             expected = expected_error(expected, self.calibration, description).cpu()
@@ -153,6 +166,36 @@ def upscale_stack(
         upscaling.in_parallel(work, todo, upscaler.device),
         total=len(todo), desc=name, unit="batch", leave=False, disable=len(todo) == 1,
     )  # fmt: skip
+
+
+def computed_together(upscaler: Upscaler, pictures: list[np.ndarray]) -> list[Upscaler]:
+    """For each of some slices (H, W) in [0, 1] an Upscaler that knows its result.
+
+    Small slices of one size go through the network at once, each with its own description: one by
+    one, threads would wait for the interpreter longer than for the network. The result of a picture
+    does not depend on those beside it: kernels for fewer slices, or for several threads at one
+    batch, would round differently.
+    """
+    found, same = [upscaler] * len(pictures), {}
+    limit = upscaling.PART_PIXELS if upscaler.device.type == "cpu" else upscaling.DEVICE_PIXELS
+    small = min(2 * limit // TOGETHER, upscaling.BAND_PIXELS)  # what is larger may go in bands
+    for i, pixels in enumerate(pictures):
+        if pixels.size <= small:
+            same.setdefault(pixels.shape, []).append(i)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for chosen in same.values():
+            slices = [lr_and_hr(upscaler, pictures[i][None], (0.0, 1.0))[0] for i in chosen]
+            known = [upscaler.describe(lr) for lr in slices]
+            copies = [i % len(chosen) for i in range(max(TOGETHER, len(chosen)))]
+            lr = torch.cat([slices[i] for i in copies]).to(upscaler.device)
+            told = torch.cat([known[i] for i in copies]) if upscaler.network.told else None
+            for i, description, sr in zip(chosen, known, upscaler.enlarge(lr, told).split(1)):
+                found[i] = replace(upscaler, known=(description, sr))
+    finally:
+        torch.set_num_threads(threads)
+    return found
 
 
 def unlike(upscaler: Upscaler, image, data, span, ways, description) -> str:

@@ -125,9 +125,9 @@ def warn(message: str) -> None:
 
 
 @contextmanager
-def collected_warnings():
-    """The list of the warnings that this thread gives inside."""
-    token = WARNINGS.set([])
+def collected_warnings(found: list):
+    """A list to which the warnings are added that this thread gives inside."""
+    token = WARNINGS.set(found)
     try:
         yield WARNINGS.get()
     finally:

@@ -139,6 +139,27 @@ def test_a_folder_keeps_names_and_sub_folders(tmp_path, run, capsys):
     assert np.array_equal(pixels(tmp_path / "one/a_x4.png"), pixels(tmp_path / "out/a_x4.png"))
 
 
+def test_a_picture_is_the_same_alone_and_in_a_folder(tmp_path, real_slices, monkeypatch):
+    """Also of weights that find the degradation, for each picture its own, and in bf16."""
+    (tmp_path / "in").mkdir()
+    monkeypatch.setattr(predict, "GROUPS", 1)
+    for i in range(6):
+        size = (60, 64) if i != 3 else (40, 44)
+        grey = (real_slices[i % len(real_slices), 0] * 255).byte().numpy()
+        grey = Image.fromarray(grey).resize(size[::-1])
+        noisy = np.asarray(grey) + (i % 2) * np.random.default_rng(i).normal(0, 9, size)
+        save(tmp_path / "in" / f"{i}.png", noisy.clip(0, 255))
+    flags = ["--no-figure", "--device", "cpu", "--threads", "2", "--workers", "1"]
+    predict.main([str(tmp_path / "in"), "--output", str(tmp_path / "all"), *flags])
+    for i in range(6):
+        one = tmp_path / "in" / f"{i}.png"
+        predict.main([str(one), "--output", str(tmp_path / "one"), *flags])
+        alone, together = (pixels(tmp_path / d / f"{i}_x4.png") for d in ("one", "all"))
+        assert np.array_equal(alone, together)
+        a, b = (json.loads((tmp_path / d / f"{i}_x4.json").read_text()) for d in ("one", "all"))
+        assert a["Degradation"] == b["Degradation"]
+
+
 def test_a_second_call_skips_what_is_finished_and_its_own_results(tmp_path, run, capsys):
     save(tmp_path / "a.png", ramp(8, 8))
     save(tmp_path / "b.png", ramp(8, 8))
