@@ -168,7 +168,9 @@ class ErrorHead(nn.Module):
         edge = self.window // 2 + 2
         with full_precision(lr):
             rough = self.rough(replicate(lr, edge, edge, edge, edge)).abs()
-            rough = F.avg_pool2d(F.avg_pool2d(rough, (self.window, 1), 1), (1, self.window), 1)
+            mean = rough.new_full((len(self.rough.weight), 1, self.window, 1), 1 / self.window)
+            for kernel in (mean, mean.mT):  # a ninth of the time of F.avg_pool2d
+                rough = F.conv2d(rough, kernel, groups=len(kernel))
             hidden = self.around(rough)
             gain = 1.0
             if description is not None:
