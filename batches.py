@@ -21,8 +21,8 @@ class Batch:
     """One training step: all float32, N samples.
 
     lr (N, 1, P, P) and hr (N, 1, rows P, columns P) in [0, 1]; view (N, 1, V, V): another part of
-    the LR slices, as large as whole slices in half of the iterations, smaller in the others;
-    description (N, ENTRIES): their true degradation.
+    the LR slices, which the estimator sees, V = 64 in half of the iterations, 24 to 63 in the
+    others; description (N, ENTRIES): their true degradation.
     """
 
     lr: torch.Tensor
@@ -95,8 +95,8 @@ def training_sample(pixels, rng, patch, view, degradation, scale, augment, noisy
 
     The whole slice is degraded, by the same function as in validation and evaluation, and the patch
     is cut out of the result: patches carry no trace of having been cut out. augment: flips, quarter
-    turns, the LR grid at any HR pixel, brightness, with `wide` other contrasts: all of this only
-    changes how the same slice is looked at. noisy: of `training_batch`.
+    turns, shifts of the LR grid by HR pixels, brightness, with `wide` other contrasts: all of this
+    only changes how the same slice is looked at. noisy: of `training_batch`.
     """
     rows, columns = scale
     gain = 1.0

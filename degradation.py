@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from utils import UsageError
 
-Scale = tuple[int, int]  # how often the rows and the columns are enlarged: (4, 4); (4, 1)
+Scale = tuple[int, int]  # factors of height and width: (4, 4); (4, 1) only adds rows
 
 NAMED = ("bicubic", "bilinear", "bilinear-plain", "kspace")
 ALL = (  # the cells of the table in STUDY.md
@@ -49,7 +49,7 @@ class Degradation:
 
 
 def parse_scale(text: str) -> Scale:
-    """`4` as (4, 4), `4x1` as (4, 1): how often the rows and the columns are enlarged.
+    """`4` as (4, 4), `4x1` as (4, 1): the factors of height and width.
 
     Raises UsageError.
     """
@@ -57,7 +57,7 @@ def parse_scale(text: str) -> Scale:
     numbers = (rows, columns if x else rows)
     scale = tuple(int(n) if n.isdecimal() else 0 for n in numbers)
     if not (2 <= scale[0] <= 8 and 1 <= scale[1] <= 8):
-        raise UsageError(f"{text} is no scale: 2 to 8, or 4x1 for the rows only")
+        raise UsageError(f"{text} is no scale: 2 to 8, or 4x1 for the height only")
     return scale
 
 
@@ -314,8 +314,9 @@ def make_consistent(sr, lr, degradation, scale: Scale = (4, 4), clamped=(0.0, 1.
     sr (N, 1, H, W), lr (N, 1, H / rows, W / columns). With D the degradation and D+ its
     pseudo-inverse, this is SR + D+ (LR - D SR), the orthogonal projection: what D loses stays the
     network's, what it keeps is the scan's. A difference that the LR's rounding to 8 bits, its noise
-    (three standard deviations) and clamping explain counts as none. clamped: LR values at or beyond
-    these may have been larger; None where nothing was clamped. For `kspace` it replaces the centre
+    (three standard deviations), compression and clamping explain counts as none. clamped (low,
+    high): LR values at the low end may have been smaller, at the high end larger; None where
+    nothing was clamped. For `kspace` it replaces the centre
     of k-space by the measured one (but for the single Nyquist frequency, of which a magnitude
     picture holds too little). It helps if the degradation really is the named one.
     """

@@ -145,7 +145,7 @@ class Volume:
 
 
 def output_like(volume: Volume, factors) -> np.ndarray:
-    """An empty array for the volume enlarged by a factor along each of its own three axes.
+    """An array of zeros for the volume enlarged by a factor along each of its own three axes.
 
     Integers stay what they are, everything else is float32. Fill it through `volume.slices` with
     what `volume.to_stored` makes, and give it to `write_volume`.

@@ -9,6 +9,7 @@ import torch
 import formats
 import modules
 import pictures
+import upscaling
 from dicom import read_scan
 from figures import MARKS, View, picture_figure, volume_figure
 from utils import DataError
@@ -46,7 +47,7 @@ class PictureImage:
         """The values, in [0, 1], beyond which a file could not say more."""
         return 0.0, 1.0
 
-    def cut(self, array: np.ndarray, way, t: int = 0) -> np.ndarray:
+    def cut(self, array: np.ndarray, way) -> np.ndarray:
         """The slices (S, H, W) of an array like this image, or an enlarged one, as a view."""
         return array[None]
 
@@ -55,7 +56,7 @@ class PictureImage:
         return 1.0
 
     def output_like(self, way, scale) -> np.ndarray:
-        """An empty array for the result."""
+        """An array of zeros for the result."""
         h, w = self.picture.pixels.shape
         return np.zeros((h * scale[0], w * scale[1]), self.dtype)
 
@@ -82,7 +83,7 @@ class PictureImage:
         return white / 65535 if self.dtype in (np.uint8, np.uint16) else 1.0
 
     def errors_like(self, out: np.ndarray) -> np.ndarray:
-        """An empty array for the expected errors of a result."""
+        """An array of zeros for the expected errors of a result."""
         small = self.dtype in (np.uint8, np.uint16)
         return np.zeros(out.shape, np.uint16 if small else np.float32)
 
@@ -126,10 +127,10 @@ class ScanImage:
             ends[1] = (np.iinfo(kind).max * volume.slope + volume.inter - low) / (high - low)
         return tuple(ends)
 
-    def cut(self, array: np.ndarray, way, t: int = 0) -> np.ndarray:
+    def cut(self, array: np.ndarray, way) -> np.ndarray:
         """The slices (S, H, W) of an array like this image, or an enlarged one, as a view."""
         plane, turned = way
-        slices = self.volume.slices(array, plane, t)
+        slices = self.volume.slices(array, plane)
         return slices.swapaxes(1, 2) if turned else slices
 
     def factors(self, way, scale) -> list[int]:
@@ -149,7 +150,7 @@ class ScanImage:
         return self.sizes[rows] / self.sizes[columns]
 
     def output_like(self, way, scale) -> np.ndarray:
-        """An empty array for the result."""
+        """An array of zeros for the result."""
         return formats.output_like(self.volume, self.factors(way, scale))
 
     def to_stored(self, values: np.ndarray, dtype) -> np.ndarray:
@@ -176,7 +177,7 @@ class ScanImage:
         return 1.0
 
     def errors_like(self, out: np.ndarray) -> np.ndarray:
-        """An empty array for the expected errors of a result."""
+        """An array of zeros for the expected errors of a result."""
         return np.zeros(out.shape, np.float32, order="F")
 
     def error_to_stored(self, values: np.ndarray, span, dtype) -> np.ndarray:
@@ -267,7 +268,7 @@ def figure_views(image, scale, ways, out, data, span, errors=None) -> list[View]
             window = [slice(max(0, n // 2 - 192), n // 2 + 192) for n in before.shape[1:]]
             place = [slice(s * w.start, s * w.stop) for s, w in zip(scale, window)]
             lr = np.ascontiguousarray((before[i][tuple(window)] - low) / height)
-            cubic = modules.upscale(interpolate, torch.from_numpy(lr)[None, None])[0, 0].numpy()
+            cubic = upscaling.upscale(interpolate, torch.from_numpy(lr)[None, None])[0, 0].numpy()
             sr = (image.from_stored(after[i][tuple(place)]) - low) / height
             name, marks = (f"{way[0]} {i}", MARKS[way[0]]) if way else ("", "")
             marks = marks[2:] + marks[:2] if way and way[1] else marks

@@ -26,7 +26,9 @@ class Job:
     folder: Path
     name: str
     output: Path  # nothing is written outside of it
-    batch: bool  # one of several inputs: finished ones are skipped, errors do not end the program
+    batch: (
+        bool  # one of several, or of a folder: skipped if finished, errors do not end the program
+    )
     files: tuple = ()  # of a DICOM series
     series: str = ""
     kind: str = ""  # picture, volume or dicom
@@ -103,15 +105,15 @@ def scans_below(image: Path, args) -> list[tuple]:
     bids = image if (image / "dataset_description.json").is_file() else None
     scans, left = [], Counter()
     for scan in chosen_scans(image, files_below(image)[0], args.series):
-        kind = scan.kind
-        if bids and not kind and not is_anatomical(scan.path, image):
-            kind = "files outside sub-*/anat"
-        if kind and not (args.force or args.series):  # a series that is named is wanted
-            left[kind] += 1
+        why = scan.left_out
+        if bids and not why and not is_anatomical(scan.path, image):
+            why = "files outside sub-*/anat"
+        if why and not (args.force or args.series):  # a series that is named is wanted
+            left[why] += 1
         else:
             scans.append(scan)
     if left:
-        words = ", ".join(f"{n} {kind}" for kind, n in left.items())
+        words = ", ".join(f"{n} {why}" for why, n in left.items())
         note(f"{image}: left out: {words} (--force takes them)")
     return [(image, scan, bids) for scan in scans]
 

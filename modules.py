@@ -15,33 +15,29 @@ from torch import nn
 
 from degradation import Scale
 from description import ENTRIES, Estimator
-from upscaling import TILE, upscale
 from utils import DataError, reason
 
-__all__ = ["TILE", "upscale"]  # from upscaling
-
-
-# So many first layers are computed in fp32 whatever the rest is: rounding their features is nearly
-# all that bf16 costs.
+# In inference so many first layers stay fp32: rounding their features is nearly all that bf16
+# costs.
 EXACT = 4
 
 
-def full_precision(features: torch.Tensor):
+def without_autocast(features: torch.Tensor):
     """A context without autocast: bf16 features stay bf16, fp32 ones fp32."""
     return torch.autocast(features.device.type, enabled=False)
 
 
 def replicate(features: torch.Tensor, *edges: int) -> torch.Tensor:
     """Continue the borders by their outermost pixels: so many left, right, above and below."""
-    with full_precision(features):  # autocast would do this in fp32
+    with without_autocast(features):  # autocast would do this in fp32
         return F.pad(features, edges, mode="replicate")
 
 
 class ScaledActivation(torch.autograd.Function):
     """LeakyReLU of features (N, C, H, W) times positive gains (N, C, 1, 1), in place.
 
-    A quarter of a training step would go into this. In one function only the result is kept, of
-    which both gradients are made: with p = gain x and r = LeakyReLU(p), dL/dr r = dL/dp p.
+    Saves memory, and a quarter of a training step: only the result r is kept. With p = gain x,
+    the gain's gradient follows from it, as r dL/dr = p dL/dp.
     """
 
     @staticmethod
@@ -52,11 +48,11 @@ class ScaledActivation(torch.autograd.Function):
         return result
 
     @staticmethod
-    def backward(ctx, slope):
+    def backward(ctx, grad):
         result, gain = ctx.saved_tensors
-        gain_slope = (slope * result).sum((2, 3), keepdim=True) / gain
-        slope = torch.ops.aten.leaky_relu_backward(slope, result, 0.1, True)
-        return scale_channels_(slope, gain), gain_slope
+        gain_grad = (grad * result).sum((2, 3), keepdim=True) / gain
+        grad = torch.ops.aten.leaky_relu_backward(grad, result, 0.1, True)
+        return scale_channels_(grad, gain), gain_grad
 
 
 def scale_channels_(features: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
@@ -133,7 +129,7 @@ class Interpolation(nn.Module):
 
     def sub_pixels(self, lr: torch.Tensor) -> torch.Tensor:
         """(N, 1, H, W) -> (N, rows columns, H, W): the result before the sub-pixel layer."""
-        with full_precision(lr):
+        with without_autocast(lr):
             return F.conv2d(replicate(lr, 2, 2, 2, 2), self.kernel)
 
     def forward(self, lr: torch.Tensor, description=None) -> torch.Tensor:
@@ -143,8 +139,8 @@ class Interpolation(nn.Module):
 class ErrorHead(nn.Module):
     """The expected absolute error of each pixel, from the last features of a network.
 
-    What a pixel is like, how rough the LR slice is around it (noise, edges), and what the
-    degradation is, if the network is told. Homogeneous, as the network is.
+    It looks at these features, at how rough the LR slice is around (noise, edges), and at the
+    description, if the network takes one. Homogeneous, as the network is.
     """
 
     window = 15  # LR pixels along an edge of what counts as around
@@ -163,10 +159,10 @@ class ErrorHead(nn.Module):
 
     def forward(self, features: torch.Tensor, lr: torch.Tensor, description) -> torch.Tensor:
         """Features with one more pixel on each side, LR slices, a description or None -> (N, rows
-        columns, H, W), never below a quarter of a level of 8 bits, as the likelihood would reward.
+        columns, H, W), at least 0.001: the likelihood would reward errors of zero.
         """
         edge = self.window // 2 + 2
-        with full_precision(lr):
+        with without_autocast(lr):
             rough = self.rough(replicate(lr, edge, edge, edge, edge)).abs()
             mean = rough.new_full((len(self.rough.weight), 1, self.window, 1), 1 / self.window)
             for kernel in (mean, mean.mT):  # a ninth of the time of F.avg_pool2d
@@ -227,7 +223,7 @@ class DeepESPCN(nn.Module):
             nn.init.zeros_(self.modulation[2].bias)
         if spread:
             self.spread = ErrorHead(channels, scale[0] * scale[1], told)
-        # Along the rows, where 1x3 kernels see no less than 3x1 kernels down the columns.
+        # Counted along a row: 1x3 comes first, so that down a column it is never more.
         self.receptive_radius = 3 + (blocks + 1) // 2 + 2 * ((half + 1) // 2) + (half > 0)
         if spread:
             self.receptive_radius = max(self.receptive_radius, ErrorHead.window // 2 + 2)
@@ -248,7 +244,7 @@ class DeepESPCN(nn.Module):
         middle = len(self.body) // 4 * 2
         convolutions = [self.head, *self.body]
         exact = 0 if self.training else min(EXACT, middle + 1)
-        with full_precision(lr):
+        with without_autocast(lr):
             if self.told:
                 description = self.describe(lr) if description is None else description
                 gains = self.modulation(description).view(-1, len(gains), self.channels, 1, 1)
@@ -352,7 +348,7 @@ def load_network(checkpoint: dict, path="checkpoint") -> nn.Module:
 
 
 def adopt_weights(network: nn.Module, checkpoint: dict) -> list[str]:
-    """Start a network from the weights of another that fit it, as of another scale; those left out.
+    """Copy the weights that fit, as from another scale. Returns the names of those that start anew.
 
     The last layer of another scale and a description that the other lacks keep their start.
     """

@@ -40,7 +40,7 @@ class Muon(torch.optim.Optimizer):
                     continue
                 mean = self.state[kernel].setdefault("mean", torch.zeros_like(kernel))
                 mean.lerp_(kernel.grad, 1 - momentum)
-                step = kernel.grad.lerp(mean, momentum).flatten(1)
+                step = kernel.grad.lerp(mean, momentum).flatten(1)  # Nesterov's momentum
                 sizes[step.shape].append((kernel, step))
             for found in sizes.values():
                 steps = torch.stack([step for _, step in found])
@@ -50,6 +50,7 @@ class Muon(torch.optim.Optimizer):
                 for _ in range(5):
                     square = steps @ steps.mT
                     steps = 3.4445 * steps + (2.0315 * square @ square - 4.775 * square) @ steps
+                # 9.6: so that one `lr` serves Adam and Muon.
                 steps = 9.6 * group["lr"] * (steps.mT if tall else steps)
                 for (kernel, _), step in zip(found, steps):
                     kernel -= step.reshape(kernel.shape)

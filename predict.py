@@ -56,7 +56,7 @@ from utils import (
 )
 
 LARGE = 2**30  # bytes of a result that are announced
-GROUPS = 8  # of pictures for each worker, at least
+GROUPS = 8  # of pictures, about so many for each worker
 drawing = Lock()  # matplotlib's fonts are shared between threads
 
 
@@ -100,8 +100,8 @@ def arguments(argv=None):
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--threads", type=int_between(0), default=0, help="CPU threads; 0: PyTorch's choice")
     add("--workers", type=int_between(0, 64), default=0,
-        help="pictures at a time; 0: CPU threads and one more")  # fmt: skip
-    add("--batch-size", type=int_between(1), default=8, help="slices of a scan at a time")
+        help="groups of pictures at a time; 0: CPU threads and one more")  # fmt: skip
+    add("--batch-size", type=int_between(1), default=8, help="slices or small pictures at a time")
     add("--bf16", action=optional,
         help="faster, far less than a grey level off  (default: where the CPU has it)")  # fmt: skip
     add("--tile", type=int_between(1), default=upscaling.TILE,
@@ -181,6 +181,7 @@ def predict_some(jobs: list[Job], upscalers: Upscalers, args, figure: bool) -> l
             opened[job] = open_one(job, upscalers, args)
         except DataError as error:
             found[job] = error
+    # The network runs here for small pictures; upscale() below takes the results it finds.
     pictures = [job for job in opened if job.kind == "picture" and not args.simulate]
     if pictures:
         pixels = [opened[job][0].intensities() for job in pictures]
@@ -202,18 +203,18 @@ def upscale(job, image, upscaler: Upscaler, ways, args, figure: bool, warnings: 
     if out.nbytes > LARGE or out.nbytes > 20 * image.bytes:
         note(f"{job.source}: the result takes {out.nbytes / 2**30:.1f} GB before compression")
     errors = image.errors_like(out) if args.uncertainty else None
-    for t in reversed(range(image.times)):  # the figure shows the first one
+    for t in reversed(range(image.times)):  # figure and record are of volume 0 and the last way
         data = image.intensities(t)
         low, high = span = image.span(data)
-        volume, doubt = (x[..., t] if x is not None and x.ndim == 4 else x for x in (out, errors))
+        volume, map_t = (x[..., t] if x is not None and x.ndim == 4 else x for x in (out, errors))
         mean = volume if len(ways) == 1 else np.zeros(volume.shape, np.float32, order="F")
         for way in ways:
             slices, target = image.cut(data, way), image.cut(mean, way)
-            unsure = None if doubt is None else image.cut(doubt, way)
+            map_slices = None if map_t is None else image.cut(map_t, way)
             description = describe_stack(upscaler, slices, span)
             name = job.source.name + (f" {t + 1}/{image.times}" if image.times > 1 else "")
             kind = out.dtype if mean is volume else None
-            finish = partial(fill, image, target, unsure, span, kind, len(ways))
+            finish = partial(fill, image, target, map_slices, span, kind, len(ways))
             for _ in upscale_stack(
                 upscaler, slices, finish, span=span, description=description, name=name,
                 clamped=image.clamped(data, low, high), batch_size=args.batch_size,
@@ -228,7 +229,7 @@ def upscale(job, image, upscaler: Upscaler, ways, args, figure: bool, warnings: 
     paths = [job.file(label, "_figure.png")] if figure else []
     if figure:
         with drawing:
-            images.draw(paths[0], image, scale, ways, out, data, span, doubt)
+            images.draw(paths[0], image, scale, ways, out, data, span, map_t)
     record = provenance.record(job, image, upscaler, ways, description, warnings)
     paths.append(provenance.write_json(job.file(label, ".json"), record))
     if errors is not None:
@@ -249,14 +250,14 @@ def say_unlike(job: Job, words: str, warnings: list, args) -> None:
         warn(words)
 
 
-def fill(image, target, unsure, span, kind, ways: int, chosen, rows, lr, hr, sr, expected) -> None:
+def fill(image, target, map_slices, span, kind, ways, chosen, rows, lr, hr, sr, expected) -> None:
     """Put SR slices and their expected errors where they belong, as values of this type.
 
     kind: None for a mean of several ways.
     """
-    if unsure is not None:
+    if map_slices is not None:
         values = expected[:, 0].numpy() / np.float32(ways)
-        unsure[chosen, rows] += image.error_to_stored(values, span, unsure.dtype)
+        map_slices[chosen, rows] += image.error_to_stored(values, span, map_slices.dtype)
     low, high = np.float32(span[0]), np.float32(span[1])
     values = sr[:, 0].numpy()
     np.maximum(values, 0, out=values)  # nothing comes out below the smallest value, which became 0
@@ -273,7 +274,7 @@ def about_degradation(job: Job, upscaler: Upscaler, description) -> None:
     """Say what the network found about how a single input was made."""
     if description is None or job.batch:
         return
-    verb = "told" if upscaler.told else "found"
+    verb = "told" if upscaler.user_said else "found"
     note(f"{job.source}: {verb} {words_of(description, upscaler.network.scale)}")
 
 
@@ -408,7 +409,7 @@ def main(argv=None):
 
 
 def run_jobs(jobs, upscalers, args, figure: bool, bar: bool, counts: Counter) -> list[dict]:
-    """Do all jobs, say what came of them and count it: the scores of simulations."""
+    """Do all jobs, print and count what came of them. Returns the scores of simulations."""
     scores, strange = [], 0
     # One bar for all processes of torchrun.
     with progress(total=len(jobs), unit="input", disable=not bar or not jobs) as moving:

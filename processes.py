@@ -33,7 +33,7 @@ def restarts() -> int:
 
 
 def join_processes(args, device: torch.device) -> torch.device:
-    """Meet the other processes; the device of this one."""
+    """Join the other processes. Returns the device of this one."""
     if not args.run:
         raise UsageError("several processes need one: torchrun … -- train.py --run FOLDER")
     if args.batch_size % world():

@@ -92,15 +92,19 @@ def is_stripped(image) -> bool:
     return empty > 0.5 and litres < 2
 
 
-def degradation_name(way: Degradation) -> str:
+def degradation_name(degradation: Degradation) -> str:
     """A degradation as the command line names it: `blur-1.5+rician-2`."""
-    kernel = way.kernel
+    kernel = degradation.kernel
     if kernel in ("blur", "slab"):
-        kernel += f"-{way.width[0]:g}"
-    elif kernel == "kspace" and way.width != (1.0, 1.0):
-        kernel = f"zerofill-{way.width[0]:g}"
-    noise = f"{'rician' if way.rician else 'gaussian'}-{100 * way.noise:g}"
-    names = [kernel, noise * bool(way.noise), f"jpeg-{way.jpeg}" * bool(way.jpeg)]
+        kernel += f"-{degradation.width[0]:g}"
+    elif kernel == "kspace" and degradation.width != (1.0, 1.0):
+        kernel = f"zerofill-{degradation.width[0]:g}"
+    noise = f"{'rician' if degradation.rician else 'gaussian'}-{100 * degradation.noise:g}"
+    names = [
+        kernel,
+        noise * bool(degradation.noise),
+        f"jpeg-{degradation.jpeg}" * bool(degradation.jpeg),
+    ]
     return "+".join(name for name in names if name)
 
 
@@ -108,7 +112,7 @@ def degradation_source(upscaler, description) -> str:
     """Who says how the input was made."""
     if upscaler.simulate:
         return "simulated"
-    if upscaler.told:
+    if upscaler.user_said:
         return "told by the user"
     return "estimated by the network" if description is not None else "nobody"
 

@@ -146,7 +146,7 @@ def save_last(run: Path, state: State, about: dict) -> None:
 
 
 def go_on(run: Path, state: State, config: dict, total: int) -> list[dict]:
-    """Put the state of last.pt into place; the rows of the log so far."""
+    """Restore the state of last.pt. Returns the rows of the log so far."""
     saved = load_checkpoint(run / "last.pt")
     before = read_config(run)
     if saved.get("fingerprint") != config["fingerprint"]:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 import modules
+import upscaling
 from degradation import NAMED, Scale, crop_to_scale, degrade, make_consistent, parse_degradation
 from description import ENTRIES, describe_degradation
 from figures import Example
@@ -114,7 +115,7 @@ def score_slices(
             for name, network in networks.items():
                 found = described.get(name)
                 description = truth if found is None else found[numbers]
-                results = {name: modules.upscale(network, lr, description)}
+                results = {name: upscaling.upscale(network, lr, description)}
                 if consistent and name != "bicubic":
                     agrees = make_consistent(results[name], lr, degradation, scale)
                     results[name + CONSISTENT] = agrees
@@ -163,12 +164,6 @@ def table_of(rows: dict, networks: dict) -> dict:
     return table
 
 
-def evaluate_slices(networks, slices, degradation, scale=(4, 4), device="cpu", **options) -> dict:
-    """{name: summary} for bicubic upsampling and every network, see `score_slices`."""
-    rows = score_slices(networks, slices, degradation, scale, device, **options)
-    return table_of(rows, networks)
-
-
 def gains_table(tables: dict[str, dict]) -> str:
     """The text table of {degradation: {name: summary}}: gains over its first row, the worst."""
     first = next(iter(next(iter(tables.values()))))
@@ -196,8 +191,8 @@ def example_of(network, slices, i, degradation, rows, device="cpu", told=False) 
     hr = as_tensor(slices[i], scale, device)
     lr = degrade(hr, degradation, scale, seed=i)
     description = describe_degradation(degradation, scale).to(device) if told else None
-    bicubic = modules.upscale(modules.Interpolation(scale).to(device), lr)
-    images = lr, bicubic, modules.upscale(network, lr, description), hr
+    bicubic = upscaling.upscale(modules.Interpolation(scale).to(device), lr)
+    images = lr, bicubic, upscaling.upscale(network, lr, description), hr
     images = [image.clamp(0, 1)[0, 0].cpu().numpy() for image in images]
     before, after = list(rows.values())[:2]
     name = f"{slices.subject[i]}, {Path(slices.name[i]).name}"

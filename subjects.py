@@ -230,7 +230,7 @@ def same_spelling(subjects: list[str]) -> list[str]:
 @dataclass(frozen=True)
 class Scan:
     """A file to read slices from. group is the class folder (AD, NC …), split train, val, test or
-    ''. kind says why it is not for training: `masks or segmentations`, `BOLD series` …, else ''.
+    ''. left_out says why it is not for training (`masks or segmentations`, `BOLD series` …), or ''.
 
     For a DICOM series path is its folder, or its only file; series is its number.
     """
@@ -242,7 +242,7 @@ class Scan:
     files: tuple = ()
     series: str = ""
     about: str = ""
-    kind: str = ""
+    left_out: str = ""
 
 
 def find_scans(root) -> list[Scan]:
@@ -279,12 +279,12 @@ def files_below(root: Path) -> tuple[list[Scan], list[Name]]:
             if kind == "dicom":
                 dicom.append(path)
             elif usual or (kind == "volume" and suffix(path) != ".hdr"):
-                scans.append(Scan(path, "", "", split, kind=left_out(inner, stem(path))))
+                scans.append(Scan(path, "", "", split, left_out=why_left_out(inner, stem(path))))
                 names.append(Name(inner, stem(path), suffix(path) in PICTURES))
         for number, about, patient, members in dicom_series(dicom) if dicom else ():
             path = Path(folder) if len(members) > 1 else members[0]
-            kind = left_out(inner, f"{about} {number}")
-            scans.append(Scan(path, "", "", split, members, number, about, kind))
+            why = why_left_out(inner, f"{about} {number}")
+            scans.append(Scan(path, "", "", split, members, number, about, why))
             alone = stem(path) if len(members) == 1 else ""
             names.append(Name(inner, alone, False, patient))
     if not scans:
@@ -292,7 +292,7 @@ def files_below(root: Path) -> tuple[list[Scan], list[Name]]:
     return scans, names
 
 
-def left_out(folders: tuple, name: str) -> str:
+def why_left_out(folders: tuple, name: str) -> str:
     """Why a file is not for training, judged by its names; '' if it is."""
     for kind, words in LEFT_OUT.items():
         if words.search(name) or any(words.fullmatch(folder) for folder in folders):
@@ -323,12 +323,12 @@ def training_scans(root, subjects=None, each_file=False, say=warn) -> tuple[list
     """
     root = Path(root)
     scans, names = files_below(root)
-    left = Counter(scan.kind for scan in scans if scan.kind)
+    left = Counter(scan.left_out for scan in scans if scan.left_out)
     if left:
-        example = next(scan.path for scan in scans if scan.kind)
+        example = next(scan.path for scan in scans if scan.left_out)
         words = ", ".join(f"{n} {kind}" for kind, n in left.items())
         say(f"left out by their names: {words} (such as {example})")
-        kept = [i for i, scan in enumerate(scans) if not scan.kind]
+        kept = [i for i, scan in enumerate(scans) if not scan.left_out]
         scans, names = [scans[i] for i in kept], [names[i] for i in kept]
         if not scans:
             raise DataError(f"{root}: holds nothing else than {words}")

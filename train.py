@@ -67,7 +67,7 @@ def parser_of() -> Parser:
     add = parser.add_argument_group("data").add_argument
     add("--data", help="folder of pictures or volumes  (default: the slices in data/ds002748)")
     add("--scale", type=parse_scale, default="4",
-        help="2, 3, 4; 4x1: rows only, through thick slices")  # fmt: skip
+        help="2, 3, 4; 4x1: height only, for thick slices")  # fmt: skip
     add("--degradation", help="how LR slices are made of HR ones: bicubic, bilinear, blur-1.5, "
         "rician-2 ..., mixed or wide  (default: bicubic; of 4x1: box)")  # fmt: skip
     dataset.add_data_arguments(add)
@@ -94,7 +94,7 @@ def parser_of() -> Parser:
     add("--clip", type=float, default=0.01, help="largest gradient norm; 0: no limit")
     add("--schedule", default="cosine", choices=("cosine", "constant"), help="of the learning rate")
     add("--ema", type=float, default=0.999, help="decay of the weight average; 0: none")
-    add("--no-augment", action="store_true", help="no flips, turns, brightness, grid shifts")
+    add("--no-augment", action="store_true", help="no flips, turns, brightness, other contrasts")
     add = parser.add_argument_group("run").add_argument
     add("--run", help="folder for the results  (default: runs/<date>-<time>)")
     add("--resume", metavar="RUN", help="go on with a run that was cut off; --data if it has moved")
@@ -301,10 +301,10 @@ def upscale_batch(model, network, batch, iteration, batch_size):
 
 
 def loss_of(errors, bicubic_errors, estimate, batch) -> torch.Tensor:
-    """What is minimised: the mean of the samples' errors; without an estimate, nothing else.
+    """What is minimised; log and loss graph show the MSE in either case.
 
-    Degradations differ in how much they leave to gain, so that with them errors count in relation
-    to those of bicubic upsampling. The estimate is to be near the true description.
+    The MSE; of a network that estimates the degradation, the MSE divided by bicubic upsampling's,
+    as degradations differ in difficulty, and the error of the estimate.
     """
     if estimate is None:
         return errors.mean()

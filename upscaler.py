@@ -27,7 +27,7 @@ from description import describe_degradation, unlike_training
 from upscaling import upscale
 from utils import UsageError, note, progress
 
-TOGETHER = 4  # fewest small pictures that are computed together
+TOGETHER = 4  # a batch of small pictures is filled up with copies to this many
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 
 
@@ -59,7 +59,7 @@ class Upscaler:
     path: Path = Path()
     tile: int = upscaling.TILE
     degradation: Degradation | None = None  # how the input was made, or is to be in a simulation
-    told: bool = False  # whether the user said so
+    user_said: bool = False  # whether the user said so
     simulate: bool = False
     consistent: bool = False
     bf16: bool = False
@@ -68,12 +68,15 @@ class Upscaler:
     known: tuple | None = None  # description and SR of its only slice, see computed_together
 
     def describe(self, lr: torch.Tensor):
-        """The description (1, D) of how some slices of a scan were made; None: not asked for."""
+        """The description (1, ENTRIES) of how slices of a scan were made.
+
+        None: the network takes no description.
+        """
         if not self.network.told:
             return None
         if self.known:
             return self.known[0]
-        if self.told:
+        if self.user_said:
             return describe_degradation(self.degradation, self.network.scale).to(self.device)
         at_a_time = upscaling.slices_at_a_time(*lr.shape[-2:], self.device)
         with self.turns, torch.inference_mode():
@@ -130,7 +133,10 @@ def middle_slices(slices: np.ndarray, count: int = 8) -> np.ndarray:
 
 
 def describe_stack(upscaler: Upscaler, slices: np.ndarray, span=(0.0, 1.0)):
-    """How a scan was made, as the network finds in 8 slices of its middle; None: cannot."""
+    """How a scan was made: as the user says, else as the network finds in 8 slices of its middle.
+
+    None: the network takes no description.
+    """
     y, x = (slice(max(0, n // 2 - 256), n // 2 + 256) for n in slices.shape[1:])
     sample = slices[middle_slices(slices), y, x]
     if upscaler.simulate:
@@ -174,7 +180,7 @@ def computed_together(upscaler: Upscaler, pictures: list[np.ndarray]) -> list[Up
     Small slices of one size go through the network at once, each with its own description: one by
     one, threads would wait for the interpreter longer than for the network. The result of a picture
     does not depend on those beside it: kernels for fewer slices, or for several threads at one
-    batch, would round differently.
+    batch, would round differently. Large pictures get the Upscaler that was given.
     """
     found, same = [upscaler] * len(pictures), {}
     limit = upscaling.PART_PIXELS if upscaler.device.type == "cpu" else upscaling.DEVICE_PIXELS
@@ -190,8 +196,8 @@ def computed_together(upscaler: Upscaler, pictures: list[np.ndarray]) -> list[Up
             known = [upscaler.describe(lr) for lr in slices]
             copies = [i % len(chosen) for i in range(max(TOGETHER, len(chosen)))]
             lr = torch.cat([slices[i] for i in copies]).to(upscaler.device)
-            told = torch.cat([known[i] for i in copies]) if upscaler.network.told else None
-            for i, description, sr in zip(chosen, known, upscaler.enlarge(lr, told).split(1)):
+            described = torch.cat([known[i] for i in copies]) if upscaler.network.told else None
+            for i, description, sr in zip(chosen, known, upscaler.enlarge(lr, described).split(1)):
                 found[i] = replace(upscaler, known=(description, sr))
     finally:
         torch.set_num_threads(threads)

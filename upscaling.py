@@ -111,7 +111,7 @@ def upscale(
         description = network.describe(lr)
     with torch.autocast(lr.device.type, dtype=torch.bfloat16, enabled=bf16):
         sr = in_tiles(network, lr, description, tile, **({"spread": True} if spread else {}))
-    limited(sr[:, :1], lr, network.scale)
+    limited(sr[:, :1], lr, network.scale)  # in place
     return sr
 
 
@@ -140,7 +140,7 @@ def in_tiles(network, lr: torch.Tensor, description, tile: int, **options) -> to
 
 
 def limited(sr: torch.Tensor, lr: torch.Tensor, scale: tuple[int, int]) -> torch.Tensor:
-    """SR, in place, within the range of the 5x5 LR pixels around, widened by itself at both ends.
+    """Clamp SR in place to the range of the 5x5 LR pixels around, widened by its size at both ends.
 
     Of real slices, however degraded, this changes the PSNR by less than 0.001 dB; it keeps a
     network from making up values where it meets what it has never seen, and empty places empty.

@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 import dataset  # noqa: E402
 import modules  # noqa: E402
+import upscaling  # noqa: E402
 import utils  # noqa: E402
 from checkpoints import load_checkpoint  # noqa: E402
 from degradation import crop_to_scale, degrade  # noqa: E402
@@ -100,7 +101,7 @@ def super_resolve(network, lr: torch.Tensor, degradation="", batch: int = 8) -> 
             description = describe_degradation(degradation, network.scale)
         elif network.told:
             description = network.describe(lr).mean(0, keepdim=True)
-        parts = [modules.upscale(network, part, description) for part in lr.split(batch)]
+        parts = [upscaling.upscale(network, part, description) for part in lr.split(batch)]
     return torch.cat(parts).clamp(0, 1)
 
 

@@ -213,7 +213,7 @@ def rate_of(args, network, shape=SMALL, *, bf16=False, times=4):
     work = gflop(network, *shape)
 
     def side():
-        return work / seconds(args, lambda: modules.upscale(network, lr, known, bf16=bf16), times)
+        return work / seconds(args, lambda: upscaling.upscale(network, lr, known, bf16=bf16), times)
 
     side()
     return side
@@ -377,7 +377,7 @@ def section_bf16(args, temporary: Path):
     for pixels in own_slices(160)[::4]:
         hr = torch.from_numpy(pixels.astype(np.float32) / 255)[None, None]
         lr = degrade(hr, "bicubic", (4, 4))
-        exact, near = (modules.upscale(network, lr, bf16=b).clamp(0, 1) for b in (False, True))
+        exact, near = (upscaling.upscale(network, lr, bf16=b).clamp(0, 1) for b in (False, True))
         gains.append(float(10 * torch.log10(F.mse_loss(exact, hr) / F.mse_loss(near, hr))))
         levels.append(float(((exact - near).abs() * 255 < 1).float().mean()))
     yield "bf16: change of PSNR, 40 test slices", f"{np.mean(gains):+.4f} dB", None, "< 0.02"
@@ -403,7 +403,7 @@ def section_runtimes(args, temporary: Path):
         compiled = openvino.Core().compile_model(str(file), "CPU", wanted)
     for shape in (SMALL, (1, 256, 256)):
         lr = torch.rand(shape[0], 1, *shape[1:])
-        calls = {"PyTorch": partial(modules.upscale, network, lr)}
+        calls = {"PyTorch": partial(upscaling.upscale, network, lr)}
         calls["ONNX Runtime"] = partial(session.run, None, {"lr": lr.numpy()})
         calls |= {"OpenVINO": partial(compiled, [lr.numpy()])} if compiled else {}
         sides = {name: partial(seconds, args, call, 4) for name, call in calls.items()}
@@ -441,13 +441,13 @@ def section_gpu(args, temporary: Path):
 
     def on_gpu(bf16):
         def call():
-            modules.upscale(there, images, bf16=bf16)
+            upscaling.upscale(there, images, bf16=bf16)
             torch.cuda.synchronize()
 
         call()
         return lambda: seconds(args, call, 8) / 8
 
-    sides = {"cpu": lambda: seconds(args, lambda: modules.upscale(network, lr)) / 8}
+    sides = {"cpu": lambda: seconds(args, lambda: upscaling.upscale(network, lr)) / 8}
     found = take_turns(args.repeats, **sides, fp32=on_gpu(False), bf16=on_gpu(True))
     for name in ("fp32", "bf16"):
         figure = f"{1 / found[name]:.0f} against {1 / found['cpu']:.1f} slices/s"

@@ -34,6 +34,7 @@ import dataset
 import dicom
 import formats
 import modules
+import upscaling
 import utils
 
 SECONDS = 5  # for one file
@@ -238,7 +239,7 @@ def read_dicom(path):
 
 def read_checkpoint(path):
     network = modules.load_network(checkpoints.load_checkpoint(path), path)
-    modules.upscale(network, torch.zeros(1, 1, 4, 4))
+    upscaling.upscale(network, torch.zeros(1, 1, 4, 4))
 
 
 PNG = [

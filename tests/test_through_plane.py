@@ -15,6 +15,7 @@ import images
 import modules
 import predict
 import upscaler
+import upscaling
 import volumes
 from checkpoints import load_checkpoint
 from utils import DataError, UsageError
@@ -86,7 +87,7 @@ def test_the_result_is_the_mean_of_both_views_in_any_orientation(tmp_path, run):
     views = []
     for across, along in ((0, 1), (1, 0)):
         slices = np.ascontiguousarray(data.transpose(across, 2, along)[:, ::-1])
-        sr = modules.upscale(network, torch.from_numpy((slices - low) / (high - low))[:, None])
+        sr = upscaling.upscale(network, torch.from_numpy((slices - low) / (high - low))[:, None])
         sr = sr[:, 0].numpy()[:, ::-1].clip(0) * (high - low) + low
         views.append(sr.transpose(np.argsort((across, 2, along))))
     np.testing.assert_allclose(result, np.mean(views, axis=0), atol=1e-4)
@@ -185,7 +186,7 @@ def test_expected_errors_are_in_the_units_of_the_scan(tmp_path, run):
     total = np.zeros(result.shape, np.float32)
     for plane in ("sagittal", "coronal"):
         slices = np.ascontiguousarray(volume.slices((values - low) / (high - low), plane))
-        both = modules.upscale(network, torch.from_numpy(slices)[:, None], spread=True)
+        both = upscaling.upscale(network, torch.from_numpy(slices)[:, None], spread=True)
         part = volume.slices(total, plane)  # the mean of two, doubled by the calibration
         part += both[:, 1].numpy() * (high - low)
     np.testing.assert_allclose(errors.get_fdata(), total, rtol=2e-3)

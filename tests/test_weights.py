@@ -10,6 +10,7 @@ import torch
 from conftest import ROOT, slices_of_person
 
 import modules
+import upscaling
 from checkpoints import load_checkpoint
 from degradation import NAMED, degrade
 from metrics import psnr_of
@@ -46,7 +47,7 @@ def gain(network, way: str) -> float:
     lr = degrade(hr, way, network.scale)
     results = []
     for upscaler in (modules.Interpolation(network.scale, "bicubic"), network):
-        sr = modules.upscale(upscaler, lr).clamp(0, 1)
+        sr = upscaling.upscale(upscaler, lr).clamp(0, 1)
         results.append(sum(psnr_of(float(e.square().mean())) for e in sr - hr) / len(hr))
     return results[1] - results[0]
 
@@ -64,7 +65,7 @@ def test_shipped_weights_gain_what_was_recorded(path):
 
 @pytest.mark.parametrize("path", WEIGHTS, ids=lambda path: path.stem)
 def test_a_flat_slice_stays_flat_up_to_its_corners(path):
-    sr = modules.upscale(load(path), torch.full((1, 1, 25, 30), 0.5))
+    sr = upscaling.upscale(load(path), torch.full((1, 1, 25, 30), 0.5))
     assert (sr - 0.5).abs().max() < 0.005
 
 
@@ -72,7 +73,7 @@ def test_a_flat_slice_stays_flat_up_to_its_corners(path):
 def test_shipped_weights_treat_dark_slices_like_bright_ones(path):
     network = load(path)
     lr = degrade(hr_slices()[:1], "bicubic", network.scale)
-    bright, dark = modules.upscale(network, lr), modules.upscale(network, lr / 8)
+    bright, dark = upscaling.upscale(network, lr), upscaling.upscale(network, lr / 8)
     assert torch.allclose(8 * dark, bright, atol=1e-5)
 
 
