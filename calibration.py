@@ -41,7 +41,8 @@ def calibration_of(checkpoint: dict, path) -> dict:
     """The calibration of a checkpoint. Raises DataError if its network has no error head."""
     if not checkpoint["arch"].get("spread"):
         raise DataError(
-            f"{path}: has no error head for --uncertainty; python uncertainty.py makes one"
+            f"{path}: has no error head for --uncertainty; first: python uncertainty.py {path} "
+            "--data DIR --out NEW.pt"
         )
     found = checkpoint.get("calibration")
     found = found if isinstance(found, dict) else {}

@@ -42,7 +42,7 @@ def candidates(scale: Scale) -> tuple[list[str], np.ndarray]:
     ways |= {f"blurred by {w / 10:g} pixels": f"blur-{w / 10}" for w in range(5, 33)}
     ways |= {f"zero-filled by {f / 10:g}": f"zerofill-{f / 10}" for f in range(12, 22, 2)}
     if 1 in scale:
-        ways = {f"slices as thick as {w / 10:g} of their distance": f"slab-{w / 10}"
+        ways = {f"slices {w / 10:g} times as thick as they are apart": f"slab-{w / 10}"
                 for w in range(6, 14)}  # fmt: skip
     described = torch.cat([describe_degradation(way, scale) for way in ways.values()])
     return list(ways), described[:, : 2 * AXIS].numpy()

@@ -23,7 +23,7 @@ from degradation import ALL, parse_degradation, scale_name
 from dicom import read_scan
 from figures import examples_figure, worst_figure
 from formats import intensity_range, kind_of, slices_of, stem, to_ras
-from metrics import gains_over, metrics_table
+from metrics import gains_over, metrics_table, note_legend
 from pictures import read_picture
 from plots import cost_figure, curves_figure
 from runs import loss_curve, read_config
@@ -54,7 +54,8 @@ def parser_of() -> Parser:
     add("checkpoint", nargs="+", help="weights to compare, of one scale")
     add("--data", help="folder of pictures or volumes  (default: that of the checkpoints' run, "
         "else data/ds002748)")  # fmt: skip
-    add("--pairs", nargs=2, metavar=("LR", "HR"), help="two folders (or files) of ready pairs")
+    add("--pairs", nargs=2, metavar=("LR", "HR"),
+        help="two folders of ready pairs, files of one name (or two files)")  # fmt: skip
     add("--split", choices=("train", "val", "test", "all"),
         help="subjects to score; all: every slice of the folder  (default: test)")  # fmt: skip
     add("--degradation", nargs="+", metavar="NAME",
@@ -101,8 +102,11 @@ def arguments(argv=None):
             parser.error(f"{flag} {path}: is a folder, or lies in none")
         if path and Path(path).resolve() in {Path(c).resolve() for c in args.checkpoint}:
             parser.error(f"{flag} {path}: is a checkpoint, and would be overwritten")
-    if args.pairs and (args.degradation or args.told or args.consistent):
-        parser.error("--pairs are degraded already: no --degradation, --told, --consistent")
+    if args.pairs and (args.degradation or args.told or args.consistent or moved or args.split):
+        parser.error("--pairs are degraded already, and all are scored: no --degradation, --told, "
+                     "--consistent, --data, --split")  # fmt: skip
+    if args.pairs and args.examples:
+        parser.error("--examples draws slices that were degraded here, no --pairs")
     return args, configs
 
 
@@ -194,23 +198,29 @@ def stack_of(path: Path, plane: str, limits=None):
 def load_pairs(args, scale) -> Pairs:
     """The pairs of two folders, files of one name, or of two files."""
     low, high = (Path(path) for path in args.pairs)
+    if high.is_dir() != low.is_dir() or not (low.exists() and high.exists()):
+        raise UsageError(f"--pairs {low} {high}: takes two folders, or two files, that exist")
     if high.is_dir():
-        scans = {scan.path: scan.subject for scan in dataset.find_scans(high)}
+        scans = {s.path: s.subject for s in dataset.find_scans(high) if not s.left_out}
         files = {low / path.relative_to(high): path for path in scans}
+        alone = [s.path for s in dataset.find_scans(low) if s.path not in files]
+        if alone:
+            warn(f"{len(alone)} of {low} have no file of the same name in {high} ({alone[0].name})")
     else:
         scans, files = {high: stem(high)}, {low: high}
     plane = args.axis if args.axis in ("coronal", "sagittal") else "axial"
     pairs = Pairs([], [], [], [])
     for small, large in files.items():
         if not small.exists():
-            raise DataError(f"{small}: is missing, the LR of {large}")
+            raise DataError(f"{small}: is missing; the LR of {large} must have the same name")
         hr, limits = stack_of(large, plane)
         lr, _ = stack_of(small, plane, limits)
         h, w = (n // s for n, s in zip(hr.shape[1:], scale))
         if lr.shape != (len(hr), h, w):
+            sizes = ["x".join(map(str, x.shape)) for x in (lr, hr)]
             raise DataError(
-                f"{small}: {lr.shape[1]}x{lr.shape[2]} (rows x columns) and {len(lr)} slices; of "
-                f"{large} LR has {h}x{w} and {len(hr)}"
+                f"{small}: is {sizes[0]} (slices, rows, columns), {large} {sizes[1]}; at scale "
+                f"{scale_name(scale)} LR must be {len(hr)}x{h}x{w} (the LR folder comes first)"
             )
         pairs.lr += list(lr)
         pairs.hr += list(hr)
@@ -237,7 +247,9 @@ def score_volumes(args, networks, scale, device):
         scans = [scan for scan in scans if split[scan.subject] == (args.split or "test")]
     for scan in scans:
         if not scan.files and kind_of(scan.path) not in ("volume", "dicom"):
-            raise DataError(f"{scan.path}: is a picture; only whole volumes have thinner slices")
+            raise DataError(
+                f"{scan.path}: is a picture; give --data a folder of scans with thin slices"
+            )
     rows = {name: {} for name in args.degradation}
     for i, scan in enumerate(progress(scans, desc="scoring", unit="volume")):
         volume = read_scan(scan.path, scan.files, series=scan.series)
@@ -281,7 +293,7 @@ def draw_examples(args, network, slices, rows: dict, device) -> list[str]:
             places = {"best": order[-1], "median": order[len(order) // 2]} | places
         for what, i in places.items():
             example = example_of(network, slices, int(i), degradation, found, device, args.told)
-            example.name = f"{what}, {degradation}: {example.name}"
+            example.name = f"{what}{f': {degradation}' * (len(rows) > 1)}\n{example.name}"
             chosen.append(example)
             gain = f"{gains[degradation][i]:+.2f} dB over bicubic"
             words.append(f"{degradation}: {what} gain, {gain}: {slices.name[i]}")
@@ -327,8 +339,7 @@ def main(argv=None):
         print(f"{args.split or 'test'}: {what}; x{scale_name(scale)}, LR by {name}{told}")
         print(metrics_table(table) + "\n")
     print(gains_table(tables))
-    note("mean ± sd over subjects; MMAC for a 60x64 LR slice; LR RMSE: the result, degraded again,")
-    note("against the LR it came from; power: sharpness at measured frequencies, 1 as the truth")
+    note_legend()
     write_results(args, scale, rows, tables, curves)
     if args.examples and slices is not None and not args.pairs:
         for line in draw_examples(args, next(iter(networks.values())), slices, rows, device):
@@ -339,7 +350,7 @@ def main(argv=None):
 def write_results(args, scale, rows, tables, curves) -> None:
     """The files that were asked for, but for the examples."""
     if args.json:
-        about = {"data": args.data or "data/ds002748", "split": args.split or "test"}
+        about = {"data": args.pairs or args.data or "data/ds002748", "split": args.split or "test"}
         about |= {"seed": args.seed, "scale": scale_name(scale), "told": args.told}
         with atomic_write(args.json, "w") as file:
             json.dump({**about, "results": tables}, file, indent=1)

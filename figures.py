@@ -381,7 +381,8 @@ def example_row(example: Example, errors: bool) -> list[Panel]:
     whole, detail = content_window(example.hr), busiest_window(example.hr, tall)
     bicubic, sr = np.clip(example.bicubic, 0, 1), np.clip(example.sr, 0, 1)
     before, after = (f"{s['psnr']:.2f} dB" for s in example.scores)
-    name = shortened(example.name, 20 if errors else 26)
+    letters = 20 if errors else 26
+    name = "\n".join(shortened(line, letters) for line in example.name.splitlines())
     panels = {f"bicubic, {before}": bicubic, f"network, {after}": sr, "truth": example.hr}
     panels = panels if errors else {"low resolution": example.lr} | panels
     details = detail_panels([Panel(x, "", tall) for x in panels.values()], example.hr, detail)

@@ -22,6 +22,11 @@ PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 VOLUMES = (".nii", ".nii.gz", ".mgz", ".mgh", ".img")
 DICOM = (".dcm", ".dicom", ".ima")
 PLANES = ("sagittal", "coronal", "axial")  # across the first, second and third axis of RAS
+# How names of results of predict.py end.
+OURS = re.compile(
+    r".*_((x\d|through-x\d)(_figure|_error)?|res-(x|throughx)\d_.*desc-\w*superres\w*)",
+    re.IGNORECASE | re.DOTALL,
+)
 MANY_VOLUMES = 16  # a scan of more volumes is taken for fMRI or diffusion
 
 

@@ -243,7 +243,7 @@ def through_factor(image, plane: str, wanted: int, shipped: list[int]) -> tuple[
     fitting = [n for n in shipped if n <= limit]
     if not fitting:
         raise DataError(
-            f"{image.path}: {about}: too fine for --through-plane {wanted or ''}".strip()
+            f"{image.path}: {about}: slices hardly thicker than that need no --through-plane"
         )
     factor = max(fitting)
     about += f", enlarged by {factor} to {distance / factor:.3g} mm"

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,6 @@ from utils import DataError, UsageError, note
 
 ENDINGS = formats.PICTURES + formats.VOLUMES + formats.DICOM
 RESULTS = (".png", ".tif", ".nii.gz", ".csv")  # written last: where one is, the input is done
-OURS = re.compile(r".*_(x\d|through-x\d)(_figure|_error)?", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -135,7 +133,7 @@ def chosen_scans(root: Path, scans: list, series: str | None) -> list:
     here = [scan for scan in scans if scan.files and root in (scan.path, scan.path.parent)]
     if len(here) == len(scans) > 1 and any(scan.path == root for scan in here):
         raise UsageError(f"{root}: holds several series, choose one with --series: {listed}")
-    own = {scan.path for scan in scans if OURS.fullmatch(plain_name(scan.path.name))}
+    own = {scan.path for scan in scans if formats.OURS.fullmatch(plain_name(scan.path.name))}
     if own:
         note(f"{len(own)} results of earlier runs are not taken as inputs")
     return [scan for scan in scans if scan.path not in own]

@@ -132,7 +132,7 @@ def check(args, parser) -> None:
     if args.consistent is None:
         args.consistent = bool(told)
     if args.through_plane is not None and args.simulate:
-        parser.error("--simulate goes with slices; evaluate.py scores --through-plane")
+        parser.error("--simulate is for slices; evaluate.py scores weights/through-x4.pt")
     if args.through_plane == 1:
         parser.error("--through-plane 1 changes nothing")
     if args.through_plane is not None and args.scale:
@@ -324,7 +324,8 @@ def simulate(job, image, upscaler: Upscaler, ways, args, figure: bool, warnings:
             )  # fmt: skip
     means = rows[0] if not image.sizes else scan_scores(job.source, rows, way[0])
     record = provenance.record(job, image, upscaler, ways, description, warnings)
-    record["Scores"] = dict(zip(("Bicubic", "Prediction"), means))
+    known = [{k: v for k, v in one.items() if v is not None} for one in means]
+    record["Scores"] = dict(zip(("Bicubic", "Prediction"), known))
     if inside:
         share = record["ExpectedError"]["ShareWithinInterval"] = float(np.nanmean(inside))
         note(f"{job.source}: {share:.1%} of the pixels are within the interval of 90 %")
@@ -402,7 +403,7 @@ def main(argv=None):
         note(words + (f"; results in {', '.join(sorted(where))}" if where else ""))
     if scores and not args.json:
         way, n = provenance.degradation_name(upscalers.one.degradation), range(len(scores) // 2)
-        print(f"LR by {way}, 8 bits; mean ± sd over {len(n)} input(s):")
+        print(f"LR by {way}, 8 bits; mean of {len(n)} input(s)")
         rows = {"bicubic": scores[::2], "prediction": scores[1::2]}
         print(metrics_table({k: summarise(v, n) for k, v in rows.items()}))
     return 1 if counts["failed"] else 0
@@ -411,7 +412,6 @@ def main(argv=None):
 def run_jobs(jobs, upscalers, args, figure: bool, bar: bool, counts: Counter) -> list[dict]:
     """Do all jobs, print and count what came of them. Returns the scores of simulations."""
     scores, strange = [], 0
-    # One bar for all processes of torchrun.
     with progress(total=len(jobs), unit="input", disable=not bar or not jobs) as moving:
         try:
             for job, result in predict(jobs, upscalers, args, figure):

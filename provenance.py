@@ -65,17 +65,22 @@ def record(job, image, upscaler, ways, description, warnings: list) -> dict:
         "ProjectedOntoInput": upscaler.consistent,
     }
     if image.sizes:
-        factors = (1, 1, 1) if upscaler.simulate else image.factors(ways[0], scale)
+        factors = image.factors(ways[0], scale)
         before = [image.sizes[axis] for axis in image.volume.axes]
+        if upscaler.simulate:  # the input is the truth: what was upscaled is made from it
+            before = [size * f for size, f in zip(before, factors)]
         about["Plane"] = " and ".join(way[0] for way in ways)
         about["VoxelSizeBefore"] = [round(size, 6) for size in before]
         about["VoxelSizeAfter"] = [round(size / f, 6) for size, f in zip(before, factors)]
-        about["Resolution"] = f"voxels of {image.words(factors)} made from {image.words()}"
+        sizes = [" x ".join(f"{s / f:.3g}" for s, f in zip(before, by)) + " mm"
+                 for by in (factors, (1, 1, 1))]  # fmt: skip
+        about["Resolution"] = "voxels of {} made from {}".format(*sizes)
         about["SkullStripped"] = is_stripped(image)
     if upscaler.calibration is not None:
         about["ExpectedError"] = {
             "Description": "expected absolute error = value in the map x Step, in the input's "
-            "units; nine pixels in ten lie within Interval times it",
+            "units; on T1 like the training's nine pixels in ten lie within Interval times it, of "
+            "FLAIR or another scanner fewer",
             "Step": image.error_step(),
             "Interval": round(INTERVAL, 3),
         }

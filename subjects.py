@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dicom import dicom_series
-from formats import PICTURES, VOLUMES, kind_of, natural, stem, suffix
+from formats import OURS, PICTURES, VOLUMES, kind_of, natural, stem, suffix
 from utils import DataError, as_data_error, reason, warn
 
 SPLITS = dict.fromkeys(("train", "training"), "train")
@@ -297,7 +297,8 @@ def why_left_out(folders: tuple, name: str) -> str:
     for kind, words in LEFT_OUT.items():
         if words.search(name) or any(words.fullmatch(folder) for folder in folders):
             return kind
-    return "masks or segmentations" if LESION.search(name) else ""
+    ours = "results of predict.py" if OURS.fullmatch(name) else ""
+    return "masks or segmentations" if LESION.search(name) else ours
 
 
 def subjects_of(scans: list[Scan], names: list[Name]) -> tuple[list[Scan], str]:
@@ -433,8 +434,8 @@ def split_subjects(scans: list[Scan], seed: int, validate: float = 0.1, test: fl
     left = list(split.values()).count("train")
     if left <= len(wanted) and (wanted or validate):
         raise DataError(
-            f"{where}: {left} subject(s){'' if 'test' in wanted else ' outside test'} are too few: "
-            f"{len(wanted) + 1} are needed, for {' and '.join(('train', *wanted))}"
+            f"{where}: {left} subject(s){'' if 'test' in wanted else ' outside test'} are too few "
+            f"for {' and '.join(('train', *wanted))} (evaluate.py --split all needs no split)"
         )
     rng = np.random.default_rng(seed)
     order = {g: rng.permutation(sorted(s, key=natural)).tolist() for g, s in sorted(groups.items())}

@@ -29,7 +29,7 @@ import runs
 from checkpoints import load_checkpoint, save_checkpoint
 from degradation import degrade, parse_scale, scale_name
 from figures import examples_figure
-from metrics import metrics_table, psnr_of
+from metrics import metrics_table, note_legend, psnr_of
 from optim import learning_rate, optimisers_of
 from processes import Stop, job, join_processes, leave, rank, restarts, world
 from scoring import as_tensor, evenly_spaced, example_of, score_slices, table_of, taking_turns
@@ -66,8 +66,7 @@ def parser_of() -> Parser:
     parser = Parser(__doc__.split("\n\n")[0])
     add = parser.add_argument_group("data").add_argument
     add("--data", help="folder of pictures or volumes  (default: the slices in data/ds002748)")
-    add("--scale", type=parse_scale, default="4",
-        help="2, 3, 4; 4x1: height only, for thick slices")  # fmt: skip
+    add("--scale", type=parse_scale, default="4", help="2 to 8; 4x1: height only, thick slices")
     add("--degradation", help="how LR slices are made of HR ones: bicubic, bilinear, blur-1.5, "
         "rician-2 ..., mixed or wide  (default: bicubic; of 4x1: box)")  # fmt: skip
     dataset.add_data_arguments(add)
@@ -417,7 +416,7 @@ def train(args, device, run: Path, resuming: bool) -> int:
 
 
 def finish(run: Path, rows, slices, config, about, device) -> int:
-    """The result on the slices of the test subjects: table, figures, and what to do next."""
+    """The result on the test subjects, of several degradations by the first: table and figures."""
     shown, *others = taking_turns(about["degradation"], tuple(about["scale"]))
     network = modules.load_network(load_checkpoint(run / "best.pt"), run / "best.pt").to(device)
     networks = {"this network": network}
@@ -434,14 +433,15 @@ def finish(run: Path, rows, slices, config, about, device) -> int:
         print("the training is done; for its table:")
         print(f"  python train.py --resume {runs.quoted(run)}")
         return 130
-    print(f"\nTest split, {slices.counts()}; LR by {shown}, 8 bits")
-    print(metrics_table(table) + "\n")
+    print(f"\nTest split, {slices.counts()}; LR by {shown}, 8 bits\n{metrics_table(table)}")
+    note_legend()
     note(f"In {run}: best.pt last.pt config.json log.csv loss.png examples.png metrics.json")
     best, data = runs.quoted(run / "best.pt"), config["arguments"]["data"] or dataset.OWN_DATA
     middle = Path(data, slices.name[len(slices) // 2].split("#")[0])
     note("Try next:")
     if 1 not in network.scale:  # predict.py simulates no thick slices, evaluate.py does
-        note(f"  python predict.py --simulate --checkpoint {best} --image {runs.quoted(middle)}")
+        words = f"{runs.quoted(middle)} --output results"
+        note(f"  python predict.py --simulate --checkpoint {best} {words}")
     note(f"  python evaluate.py {best}{' --degradation all' if others else ''}")
     return 0
 

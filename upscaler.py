@@ -25,8 +25,9 @@ from degradation import (
 )
 from description import describe_degradation, unlike_training
 from upscaling import upscale
-from utils import UsageError, note, progress
+from utils import UsageError, note, progress, warn
 
+FINEST = 0.7  # mm: no result was ever compared with scans finer than this
 TOGETHER = 4  # a batch of small pictures is filled up with copies to this many
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 
@@ -294,6 +295,7 @@ def hint(image, plane: str, scale: int) -> None:
     if distance >= images.THICK * pixel:
         note(f"{image.path}: its slices are {distance:.3g} mm apart, their pixels {pixel:.3g} mm; "
              "--through-plane makes more slices instead")  # fmt: skip
-    elif pixel / scale < 0.3 and scale > 2:
-        note(f"{image.path}: pixels of {pixel:.3g} mm become {pixel / scale:.2g} mm; "
-             "--scale 2 may be what you want")  # fmt: skip
+    if pixel / scale < FINEST:
+        smaller = "; a smaller --scale may be what you want" * (scale > 2)
+        warn(f"{image.path}: pixels of {pixel:.3g} mm become {pixel / scale:.2g} mm, finer than "
+             f"anything measured: what is added is a guess{smaller}")  # fmt: skip

@@ -243,7 +243,7 @@ def pick_device(name: str = "auto") -> torch.device:
         torch.empty(1, device=device)
         if device.type in ("cpu", "cuda", "mps"):
             return device
-    raise UsageError(f"--device {name}: not available on this machine")
+    raise UsageError(f"--device {name}: not on this machine (known are auto, cpu, cuda, mps)")
 
 
 @functools.cache
