@@ -56,7 +56,7 @@ def parse_scale(text: str) -> Scale:
     rows, x, columns = text.lower().partition("x")
     numbers = (rows, columns if x else rows)
     scale = tuple(int(n) if n.isdecimal() else 0 for n in numbers)
-    if not (2 <= scale[0] <= 8 and scale[1] in (1, scale[0])):
+    if not (2 <= scale[0] <= 8 and 1 <= scale[1] <= 8):
         raise UsageError(f"{text} is no scale: 2 to 8, or 4x1 for the height only")
     return scale
 

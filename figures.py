@@ -294,7 +294,7 @@ def simulation_figure(
     last = Panel(expected, "expected error", tall, style=style)
     if expected is None:
         style_of_gain = dict(cmap="RdBu", vmin=-limit, vmax=limit)
-        last = Panel(before - after, "nearer than bicubic (blue)", tall, style=style_of_gain)
+        last = Panel(before - after, "blue: nearer, red: farther", tall, style=style_of_gain)
     errors = [Panel(None), Panel(before, "error of bicubic", tall, style=style)]
     errors += [Panel(after, "error of prediction", tall, style=style), last]
     figure, grid = draw_panels(with_details([whole, errors], hr, tall), title)

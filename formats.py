@@ -20,6 +20,7 @@ __all__ = ["MAX_PIXELS", "Picture", "fit_type", "read_picture", "write_picture"]
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 VOLUMES = (".nii", ".nii.gz", ".mgz", ".mgh", ".img")
+UNREAD = (".gif", ".webp", ".jp2", ".heic", ".nrrd", ".mha", ".mnc", ".zip", ".bz2")  # but known
 DICOM = (".dcm", ".dicom", ".ima")
 PLANES = ("sagittal", "coronal", "axial")  # across the first, second and third axis of RAS
 # How names of results of predict.py end.

@@ -29,7 +29,6 @@ import upscaling
 import utils
 from calibration import INTERVAL
 from degradation import NAMED, crop_to_scale, scale_name
-from description import words_of
 from figures import simulation_figure
 from jobs import Job, find_jobs, idle_options, shard
 from metrics import metrics_table, scan_scores, score, summarise, write_scores
@@ -157,7 +156,7 @@ def open_one(job: Job, upscalers: Upscalers, args) -> tuple:
     """(image, Upscaler, ways to cut the image, warnings so far). Raises DataError."""
     with collected_warnings([]) as warnings:
         image = images.read_image(job, args.force)
-        return image, *upscalers.choose(image), warnings
+        return image, *upscalers.choose(image, job.batch), warnings
 
 
 def predict_one(job: Job, image, upscaler, ways, warnings, args, figure: bool) -> Result:
@@ -225,7 +224,8 @@ def upscale(job, image, upscaler: Upscaler, ways, args, figure: bool, warnings: 
     about_degradation(job, upscaler, description)
     strange = unlike(upscaler, image, data, span, ways, description)
     if strange:
-        say_unlike(job, strange, warnings, args)
+        words = f"unlike all images that the network learned from ({strange}); check it"
+        warn(f"{job.source}: {words}", not (job.batch or args.json))  # of many only in the record
     paths = [job.file(label, "_figure.png")] if figure else []
     if figure:
         with drawing:
@@ -239,15 +239,6 @@ def upscale(job, image, upscaler: Upscaler, ways, args, figure: bool, warnings: 
             provenance.write_json(job.file(label + provenance.ERROR, ".json"), about)
     paths.insert(0, image.write(job, label, out, ways[0], scale))
     return Result(paths, record, unlike=strange)
-
-
-def say_unlike(job: Job, words: str, warnings: list, args) -> None:
-    """Warn of a single input unlike all training images; of several only their sidecars do."""
-    words = f"{job.source}: unlike all images that the network learned from ({words}); check it"
-    if job.batch or args.json:
-        warnings.append(utils.one_line(words))
-    else:
-        warn(words)
 
 
 def fill(image, target, map_slices, span, kind, ways, chosen, rows, lr, hr, sr, expected) -> None:
@@ -275,7 +266,7 @@ def about_degradation(job: Job, upscaler: Upscaler, description) -> None:
     if description is None or job.batch:
         return
     verb = "told" if upscaler.user_said else "found"
-    note(f"{job.source}: {verb} {words_of(description, upscaler.network.scale)}")
+    note(f"{job.source}: {verb} {upscaler.words(description)}")
 
 
 # --- simulation -----------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from calibration import INTERVAL
 from degradation import Degradation
-from description import words_of
 from utils import atomic_write, version
 
 NAME = "brain-mri-superres"
@@ -47,7 +46,7 @@ def record(job, image, upscaler, ways, description, warnings: list) -> dict:
     scale = upscaler.network.scale
     words = "unknown"
     if description is not None:
-        words = words_of(description, scale)
+        words = upscaler.words(description)
     elif upscaler.degradation:
         words = degradation_name(upscaler.degradation)
     about = {

@@ -63,14 +63,15 @@ def slice_scores(sr: torch.Tensor, hr: torch.Tensor, again, lr: torch.Tensor, sc
 
 
 @torch.inference_mode()
-def scan_descriptions(network, slices, degradation, scale: Scale, device) -> torch.Tensor | None:
-    """What the network finds about how each slice was made, as `predict.py` does: (N, ENTRIES).
+def scan_descriptions(network, slices, degradation, scale: Scale, device, told=False):
+    """What the network finds, or is told, about how each slice was made: (N, ENTRIES) or None.
 
     One description for all slices of a volume, the mean over those of its middle; the others may
     show little of the brain. A picture is on its own.
     """
     if not network.told:
         return None
+    truth = describe_degradation(degradation, scale).to(device) if told else None
     scans = defaultdict(list)
     for i, name in enumerate(slices.name):
         scans[str(name).split("#")[0]].append(i)
@@ -80,7 +81,7 @@ def scan_descriptions(network, slices, degradation, scale: Scale, device) -> tor
         middle = [numbers[int(place)] for place in np.unique(places)]
         lr = [degrade(as_tensor(slices[i], scale, device), degradation, scale, seed=i)
               for i in middle]  # fmt: skip
-        found[numbers] = torch.cat([network.describe(one) for one in lr]).mean(0)
+        found[numbers] = torch.cat([network.describe(one, truth) for one in lr]).mean(0)
     return found
 
 
@@ -97,11 +98,10 @@ def score_slices(
     slice: what a network invents against the scan shows there.
     """
     networks = {"bicubic": modules.Interpolation(scale).to(device), **networks}
-    truth = describe_degradation(degradation, scale).to(device) if told else None
     described = {}
-    if not told and lr_slices is None:
+    if lr_slices is None:
         for name, network in networks.items():
-            described[name] = scan_descriptions(network, slices, degradation, scale, device)
+            described[name] = scan_descriptions(network, slices, degradation, scale, device, told)
     waiting = {}
     bar = progress(total=len(slices), desc=word, unit="slice")
     with ThreadPoolExecutor(2) as pool:  # scores the last batch while the next one is upscaled
@@ -114,7 +114,7 @@ def score_slices(
                 lr = torch.cat([as_tensor(lr_slices[i], (1, 1), device) for i in numbers])
             for name, network in networks.items():
                 found = described.get(name)
-                description = truth if found is None else found[numbers]
+                description = None if found is None else found[numbers]
                 results = {name: upscaling.upscale(network, lr, description)}
                 if consistent and name != "bicubic":
                     agrees = make_consistent(results[name], lr, degradation, scale)
@@ -190,7 +190,9 @@ def example_of(network, slices, i, degradation, rows, device="cpu", told=False) 
     scale = network.scale
     hr = as_tensor(slices[i], scale, device)
     lr = degrade(hr, degradation, scale, seed=i)
-    description = describe_degradation(degradation, scale).to(device) if told else None
+    description = None
+    if told and network.told:
+        description = network.describe(lr, describe_degradation(degradation, scale).to(device))
     bicubic = upscaling.upscale(modules.Interpolation(scale).to(device), lr)
     images = lr, bicubic, upscaling.upscale(network, lr, description), hr
     images = [image.clamp(0, 1)[0, 0].cpu().numpy() for image in images]

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dicom import dicom_series
-from formats import OURS, PICTURES, VOLUMES, kind_of, natural, stem, suffix
+from formats import OURS, PICTURES, UNREAD, VOLUMES, kind_of, natural, stem, suffix
 from utils import DataError, as_data_error, reason, warn
 
 SPLITS = dict.fromkeys(("train", "training"), "train")
@@ -252,10 +252,9 @@ def find_scans(root) -> list[Scan]:
 
 def files_below(root: Path) -> tuple[list[Scan], list[Name]]:
     """The scans below a folder, as yet without subjects, and what their subjects are told by."""
-    if not root.exists():
-        raise DataError(f"{root}: no such folder")
     if not root.is_dir():
-        raise DataError(f"{root}: is a file; --data takes the folder of a data set")
+        words = "is a file; --data takes the folder of a data set"
+        raise DataError(f"{root}: {words if root.exists() else 'no such folder'}")
     scans, names, seen = [], [], set()
 
     def leave_out(error):
@@ -281,6 +280,8 @@ def files_below(root: Path) -> tuple[list[Scan], list[Name]]:
             elif usual or (kind == "volume" and suffix(path) != ".hdr"):
                 scans.append(Scan(path, "", "", split, left_out=why_left_out(inner, stem(path))))
                 names.append(Name(inner, stem(path), suffix(path) in PICTURES))
+            elif suffix(path) in UNREAD:
+                warn(f"left out: {path}: save it as PNG or NIfTI first")
         for number, about, patient, members in dicom_series(dicom) if dicom else ():
             path = Path(folder) if len(members) > 1 else members[0]
             why = why_left_out(inner, f"{about} {number}")
@@ -318,9 +319,8 @@ def subjects_of(scans: list[Scan], names: list[Name]) -> tuple[list[Scan], str]:
 def training_scans(root, subjects=None, each_file=False, say=warn) -> tuple[list[Scan], str]:
     """The scans to train on, with their subjects, and '' or why these are in doubt.
 
-    Masks, segmentations, derivatives, BOLD and diffusion series are left out, which is said.
-    subjects: a table of file or scan id and subject. each_file: every file is a subject. say: what
-    is called with warnings.
+    Masks, derivatives, BOLD, diffusion and results are left out, which is said. subjects: a table
+    of file or scan id and subject. each_file: every file is a subject. say: called with warnings.
     """
     root = Path(root)
     scans, names = files_below(root)

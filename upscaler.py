@@ -23,7 +23,7 @@ from degradation import (
     parse_degradation,
     scale_name,
 )
-from description import describe_degradation, unlike_training
+from description import describe_degradation, unlike_training, words_of
 from upscaling import upscale
 from utils import UsageError, note, progress, warn
 
@@ -77,12 +77,19 @@ class Upscaler:
             return None
         if self.known:
             return self.known[0]
+        told = None
         if self.user_said:
-            return describe_degradation(self.degradation, self.network.scale).to(self.device)
+            told = describe_degradation(self.degradation, self.network.scale).to(self.device)
         at_a_time = upscaling.slices_at_a_time(*lr.shape[-2:], self.device)
         with self.turns, torch.inference_mode():
-            parts = [self.network.describe(x) for x in lr.to(self.device).split(at_a_time)]
+            parts = [self.network.describe(x, told) for x in lr.to(self.device).split(at_a_time)]
         return torch.cat(parts).mean(0, keepdim=True)
+
+    def words(self, description: torch.Tensor) -> str:
+        """How the slices were made, as the user says or the network finds."""
+        if self.user_said:
+            description = describe_degradation(self.degradation, self.network.scale)
+        return words_of(description, self.network.scale)
 
     def enlarge(self, lr: torch.Tensor, description) -> torch.Tensor:
         """SR slices (N, 1, rows H, columns W); with a second channel if errors are asked for."""
@@ -270,7 +277,7 @@ class Upscalers:
         """How the names of results may end, but for their type."""
         return [self.one.label] if self.one else [f"through-x{n}" for n in through_factors()]
 
-    def choose(self, image) -> tuple:
+    def choose(self, image, one_of_many: bool = False) -> tuple:
         """(Upscaler, ways to cut the image), and says what is worth knowing about it."""
         args, name = self.args, f"{image.path}: "
         if image.sizes is None and args.through_plane is None:
@@ -279,7 +286,7 @@ class Upscalers:
         if args.through_plane is None:
             if about:
                 note(name + about)
-            hint(image, plane, self.one.network.scale[0])
+            hint(image, plane, self.one.network.scale[0], one_of_many)
             return self.one, [(plane, False)]
         shipped = [self.one.network.scale[0]] if self.one else through_factors()
         wanted = args.through_plane or (shipped[0] if self.one else 0)
@@ -289,8 +296,8 @@ class Upscalers:
         return one, image.ways_through(plane)
 
 
-def hint(image, plane: str, scale: int) -> None:
-    """Say so where another factor may be what is wanted."""
+def hint(image, plane: str, scale: int, one_of_many: bool) -> None:
+    """Say so where another factor may be what is wanted; of one scan of many in its record only."""
     distance, pixel = image.thickness(plane)
     if distance >= images.THICK * pixel:
         note(f"{image.path}: its slices are {distance:.3g} mm apart, their pixels {pixel:.3g} mm; "
@@ -298,4 +305,4 @@ def hint(image, plane: str, scale: int) -> None:
     if pixel / scale < FINEST:
         smaller = "; a smaller --scale may be what you want" * (scale > 2)
         warn(f"{image.path}: pixels of {pixel:.3g} mm become {pixel / scale:.2g} mm, finer than "
-             f"anything measured: what is added is a guess{smaller}")  # fmt: skip
+             f"anything measured: what is added is a guess{smaller}", not one_of_many)  # fmt: skip

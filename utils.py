@@ -117,11 +117,15 @@ def atomic_write(path, mode: str = "wb"):
 WARNINGS = ContextVar("warnings", default=None)  # of a thread: where they are kept, too
 
 
-def warn(message: str) -> None:
-    """A warning for the person at the prompt, on stderr so that it never mixes with results."""
+def warn(message: str, shown: bool = True) -> None:
+    """A warning for the person at the prompt, on stderr so that it never mixes with results.
+
+    shown: False only keeps it for the record of a result.
+    """
     if WARNINGS.get() is not None:
         WARNINGS.get().append(one_line(message))
-    tqdm.write("warning: " + one_line(message), file=sys.stderr)
+    if shown:
+        tqdm.write("warning: " + one_line(message), file=sys.stderr)
 
 
 @contextmanager

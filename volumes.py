@@ -3,8 +3,7 @@
 import numpy as np
 import torch
 
-from degradation import degrade
-from description import describe_degradation
+from degradation import degrade, parse_degradation
 from formats import slices_of
 from metrics import psnr_of
 from upscaler import Upscaler, describe_stack, upscale_stack
@@ -43,13 +42,14 @@ def interpolate(thick: np.ndarray, factor: int, order: int) -> np.ndarray:
     return zoom(thick, (1, 1, factor), order=order, mode="nearest", grid_mode=True)
 
 
-def through_plane(network, thick: np.ndarray, description=None, device="cpu") -> np.ndarray:
+def through_plane(network, thick: np.ndarray, degradation=None, device="cpu") -> np.ndarray:
     """A thick volume (X, Y, Z) in [0, 1] with `network.scale[0]` times as many slices.
 
     The mean of two passes, over sagittal and over coronal slices, as predict.py makes it.
-    description: of the degradation; None: what the network finds in each pass.
+    degradation: what the network is told; None: what it finds in each pass.
     """
-    upscaler = Upscaler(network, torch.device(device))
+    way = parse_degradation(degradation) if degradation else None
+    upscaler = Upscaler(network, torch.device(device), degradation=way, user_said=bool(way))
     depth = thick.shape[2] * network.scale[0]
     out = np.zeros((*thick.shape[:2], depth), np.float32)
     for plane in PLANES:
@@ -58,8 +58,8 @@ def through_plane(network, thick: np.ndarray, description=None, device="cpu") ->
         def add(chosen, rows, lr, hr, sr, _, target=target):
             target[chosen, rows] += np.maximum(sr[:, 0].numpy(), 0) / np.float32(len(PLANES))
 
-        known = describe_stack(upscaler, slices) if description is None else description
-        for _ in upscale_stack(upscaler, slices, add, description=known):
+        description = describe_stack(upscaler, slices)
+        for _ in upscale_stack(upscaler, slices, add, description=description):
             pass
     return out
 
@@ -77,9 +77,9 @@ def volume_scores(networks: dict, hr: np.ndarray, degradation, scale, told, devi
     factor = scale[0]
     hr = hr[..., : hr.shape[2] // factor * factor]
     thick = make_thick(hr, degradation, factor, seed)
-    description = describe_degradation(degradation, scale).to(device) if told else None
     scores = {"cubic": volume_score(interpolate(thick, factor, 3), hr)}
     scores["linear"] = volume_score(interpolate(thick, factor, 1), hr)
+    known = degradation if told else None
     for name, network in networks.items():
-        scores[name] = volume_score(through_plane(network, thick, description, device), hr)
+        scores[name] = volume_score(through_plane(network, thick, known, device), hr)
     return scores

@@ -98,7 +98,8 @@ def super_resolve(network, lr: torch.Tensor, degradation="", batch: int = 8) -> 
     description = None
     with torch.inference_mode():
         if network.told and degradation:
-            description = describe_degradation(degradation, network.scale)
+            told = describe_degradation(degradation, network.scale)
+            description = network.describe(lr, told).mean(0, keepdim=True)
         elif network.told:
             description = network.describe(lr).mean(0, keepdim=True)
         parts = [upscaling.upscale(network, part, description) for part in lr.split(batch)]

@@ -31,7 +31,7 @@ def test_words(name, words):
 
 def test_words_across_slices():
     words = words_of(describe_degradation("slab-0.8", (4, 1)), (4, 1))
-    assert words.startswith("slices as thick as 0.8 of their distance")
+    assert words.startswith("slices 0.8 times as thick as they are apart")
 
 
 def test_estimates_depend_neither_on_brightness_nor_on_empty_margins(real_slices):

@@ -132,12 +132,18 @@ def test_what_it_is_not_for_is_said(tmp_path, run, capsys):
 
 
 def test_hints_for_thick_and_for_fine_scans(tmp_path, run, capsys):
-    for sizes, words in (((0.9, 0.9, 4), "--through-plane"), ((1, 1, 1), "--scale 2")):
-        path = save(tmp_path / "a.nii.gz", blob((6, 6, 6)).astype(np.int16), sizes)
-        run(path)
-        assert words in capsys.readouterr().out
-    run(save(tmp_path / "a.nii.gz", blob((6, 6, 6)).astype(np.int16), (3, 3, 3)))
-    assert "--" not in capsys.readouterr().out
+    for sizes, hint, finer in (
+        ((3, 3, 3), False, False),
+        ((3, 3, 8), True, False),
+        ((1, 1, 1), False, True),
+        ((0.9, 0.9, 4), True, True),
+    ):
+        run(save(tmp_path / "a.nii.gz", blob((6, 6, 6)).astype(np.int16), sizes))
+        printed = capsys.readouterr()
+        assert ("--through-plane" in printed.out) == hint
+        recorded = json.loads((tmp_path / "a_x4.json").read_text())["Warnings"]
+        for words in ("finer than anything measured", "smaller --scale"):
+            assert (words in printed.err) == (words in " ".join(recorded)) == finer
 
 
 def test_a_folder_of_thick_scans_is_resumed_whatever_their_factors(tmp_path, run, capsys):

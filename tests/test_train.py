@@ -119,8 +119,8 @@ def test_a_run_leaves_everything_behind_and_says_what_comes_next(finished):
     for name in ("loss.png", "examples.png"):
         with Image.open(run / name) as image:
             assert image.width > 400 and np.asarray(image.convert("L")).std() > 10
-    assert "python predict.py --simulate --checkpoint a/run/best.pt --image " in printed
-    image = printed.split("--image ")[1].splitlines()[0]
+    assert "python predict.py --simulate --checkpoint a/run/best.pt " in printed
+    image = printed.split("--simulate --checkpoint a/run/best.pt ")[1].split(" --output")[0]
     assert Path(image).is_file()
     checkpoint = content(run / "best.pt")
     assert checkpoint["scale"] == [4, 4] and checkpoint["degradation"] == "bicubic"

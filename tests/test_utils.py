@@ -88,7 +88,7 @@ def test_bars_show_on_terminals_and_do_not_litter_log_files(monkeypatch):
 
 def test_a_device_that_is_not_there_is_refused():
     for name in ("cuda:99", "meta", "abacus"):
-        with pytest.raises(utils.UsageError, match=f"--device {name}: not available"):
+        with pytest.raises(utils.UsageError, match=f"--device {name}: not on this machine"):
             utils.pick_device(name)
     assert utils.pick_device("cpu").type == "cpu"
 
