@@ -43,7 +43,8 @@ def candidates(scale: Scale) -> tuple[list[str], np.ndarray]:
     ways |= {f"zero-filled by {f / 10:g}": f"zerofill-{f / 10}" for f in range(12, 22, 2)}
     if 1 in scale:
         ways = {f"slices {w / 10:g} times as thick as they are apart": f"slab-{w / 10}"
-                for w in range(6, 14)}  # fmt: skip
+                for w in (*range(6, 10), *range(11, 14))}  # fmt: skip
+        ways["slices as thick as they are apart"] = "slab-1"
     described = torch.cat([describe_degradation(way, scale) for way in ways.values()])
     return list(ways), described[:, : 2 * AXIS].numpy()
 
