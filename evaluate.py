@@ -22,7 +22,7 @@ from checkpoints import load_checkpoint
 from degradation import ALL, parse_degradation, scale_name
 from dicom import read_scan
 from figures import examples_figure, worst_figure
-from formats import intensity_range, kind_of, slices_of, stem, to_ras
+from formats import RESULTS, intensity_range, kind_of, slices_of, stem, to_ras
 from metrics import gains_over, metrics_table, note_legend
 from pictures import read_picture
 from plots import cost_figure, curves_figure
@@ -201,15 +201,18 @@ def load_pairs(args, scale) -> Pairs:
     if high.is_dir() != low.is_dir() or not (low.exists() and high.exists()):
         raise UsageError(f"--pairs {low} {high}: takes two folders, or two files, that exist")
     if high.is_dir():
-        scans = {s.path: s.subject for s in dataset.find_scans(high) if not s.left_out}
+        scans = {s.path: s.subject for s in dataset.find_scans(high) if s.left_out != RESULTS}
         files = {low / path.relative_to(high): path for path in scans}
-        alone = [s.path for s in dataset.find_scans(low) if s.path not in files]
+        alone = [s.path for s in dataset.find_scans(low) if s.left_out != RESULTS]
+        alone = [path for path in alone if path not in files]
         if alone:
             warn(f"{len(alone)} of {low} have no file of the same name in {high} ({alone[0].name})")
     else:
         scans, files = {high: stem(high)}, {low: high}
     plane = args.axis if args.axis in ("coronal", "sagittal") else "axial"
     pairs = Pairs([], [], [], [])
+    if not files:
+        raise DataError(f"{high}: holds nothing but {RESULTS}")
     for small, large in files.items():
         if not small.exists():
             raise DataError(f"{small}: is missing; the LR of {large} must have the same name")

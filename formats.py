@@ -23,9 +23,10 @@ VOLUMES = (".nii", ".nii.gz", ".mgz", ".mgh", ".img")
 UNREAD = (".gif", ".webp", ".jp2", ".heic", ".nrrd", ".mha", ".mnc", ".zip", ".bz2")  # but known
 DICOM = (".dcm", ".dicom", ".ima")
 PLANES = ("sagittal", "coronal", "axial")  # across the first, second and third axis of RAS
-# How names of results of predict.py end.
+RESULTS = "results of predict.py"
+# How their names end.
 OURS = re.compile(
-    r".*_((x\d|through-x\d)(_figure|_error)?|res-(x|throughx)\d_.*desc-\w*superres\w*)",
+    r".*_((x[2-8]|through-x[2-8])(_figure|_error)?|res-(simulated)?(x|throughx)\d_.*superres\w*)",
     re.IGNORECASE | re.DOTALL,
 )
 MANY_VOLUMES = 16  # a scan of more volumes is taken for fMRI or diffusion
@@ -34,6 +35,13 @@ MANY_VOLUMES = 16  # a scan of more volumes is taken for fMRI or diffusion
 def natural(text) -> list:
     """Sort key that puts slice 9 before slice 10."""
     return [int(t) if t.isdigit() else t.lower() for t in re.split(r"(\d+)", str(text))]
+
+
+def is_result(path: Path) -> bool:
+    """Whether predict.py wrote a file: by its name, and the record that lies beside each result."""
+    name = stem(path)
+    record = re.sub("_(figure|error)$", "", name) + ".json"
+    return bool(OURS.fullmatch(name)) and path.with_name(record).exists()
 
 
 def suffix(path) -> str:

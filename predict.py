@@ -348,7 +348,7 @@ def predict(jobs: list[Job], upscalers: Upscalers, args, figure: bool):
         upscalers.one.turns = BoundedSemaphore(threads)
     try:
         with (
-            ThreadPoolExecutor(workers, "", torch.set_num_threads, (share,)) as pool,
+            ThreadPoolExecutor(workers, "", upscaling.settle_threads, (share,)) as pool,
             closing(pool.map(work, groups)) as found,  # if interrupted: what was not begun is not
         ):
             for several in found:
@@ -394,7 +394,7 @@ def main(argv=None):
         note(words + (f"; results in {', '.join(sorted(where))}" if where else ""))
     if scores and not args.json:
         way, n = provenance.degradation_name(upscalers.one.degradation), range(len(scores) // 2)
-        print(f"LR by {way}, 8 bits; mean of {len(n)} input(s)")
+        print(f"LR by {way}, 8 bits; mean ± sd over {len(n)} input(s)")
         rows = {"bicubic": scores[::2], "prediction": scores[1::2]}
         print(metrics_table({k: summarise(v, n) for k, v in rows.items()}))
     return 1 if counts["failed"] else 0

@@ -45,7 +45,9 @@ def record(job, image, upscaler, ways, description, warnings: list) -> dict:
     """
     scale = upscaler.network.scale
     words = "unknown"
-    if description is not None:
+    if upscaler.simulate:
+        words = degradation_name(upscaler.degradation)
+    elif description is not None:
         words = upscaler.words(description)
     elif upscaler.degradation:
         words = degradation_name(upscaler.degradation)

@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from dicom import dicom_series
-from formats import OURS, PICTURES, UNREAD, VOLUMES, kind_of, natural, stem, suffix
+from formats import PICTURES, RESULTS, UNREAD, VOLUMES, is_result, kind_of, natural, stem, suffix
 from utils import DataError, as_data_error, reason, warn
 
-SPLITS = dict.fromkeys(("train", "training"), "train")
+SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 SPLITS |= dict.fromkeys(("val", "valid", "validation"), "val")
-SPLITS |= dict.fromkeys(("test", "testing"), "test")
 
 # --- names ----------------------------------------------------------------------------------------
 
@@ -255,7 +254,7 @@ def files_below(root: Path) -> tuple[list[Scan], list[Name]]:
     if not root.is_dir():
         words = "is a file; --data takes the folder of a data set"
         raise DataError(f"{root}: {words if root.exists() else 'no such folder'}")
-    scans, names, seen = [], [], set()
+    scans, names, seen, unread = [], [], set(), Counter()
 
     def leave_out(error):
         warn(f"left out: {error.filename}: {reason(error)}")
@@ -265,8 +264,8 @@ def files_below(root: Path) -> tuple[list[Scan], list[Name]]:
         if real in seen:  # a link to a folder that was read already
             folders.clear()
             continue
-        folders[:] = sorted((f for f in folders if f[0] != "."), key=natural)
         seen.add(real)
+        folders[:] = sorted((f for f in folders if f[0] != "."), key=natural)
         parts = Path(folder).relative_to(root).parts
         split = next((SPLITS[p.lower()] for p in parts if p.lower() in SPLITS), "")
         inner = tuple(p for p in parts if p.lower() not in SPLITS)
@@ -278,16 +277,18 @@ def files_below(root: Path) -> tuple[list[Scan], list[Name]]:
             if kind == "dicom":
                 dicom.append(path)
             elif usual or (kind == "volume" and suffix(path) != ".hdr"):
-                scans.append(Scan(path, "", "", split, left_out=why_left_out(inner, stem(path))))
+                why = RESULTS if is_result(path) else why_left_out(inner, stem(path))
+                scans.append(Scan(path, "", "", split, left_out=why))
                 names.append(Name(inner, stem(path), suffix(path) in PICTURES))
             elif suffix(path) in UNREAD:
-                warn(f"left out: {path}: save it as PNG or NIfTI first")
+                unread[suffix(path)] += 1
         for number, about, patient, members in dicom_series(dicom) if dicom else ():
             path = Path(folder) if len(members) > 1 else members[0]
             why = why_left_out(inner, f"{about} {number}")
             scans.append(Scan(path, "", "", split, members, number, about, why))
-            alone = stem(path) if len(members) == 1 else ""
-            names.append(Name(inner, alone, False, patient))
+            names.append(Name(inner, stem(path) if len(members) == 1 else "", False, patient))
+    for end, n in unread.items():
+        warn(f"{root}: left out: {n} {end}: unpack archives, save others as PNG or NIfTI")
     if not scans:
         raise DataError(f"{root}: holds no slices (png, jpeg, tiff) and no volumes (nii, mgz, dcm)")
     return scans, names
@@ -298,8 +299,7 @@ def why_left_out(folders: tuple, name: str) -> str:
     for kind, words in LEFT_OUT.items():
         if words.search(name) or any(words.fullmatch(folder) for folder in folders):
             return kind
-    ours = "results of predict.py" if OURS.fullmatch(name) else ""
-    return "masks or segmentations" if LESION.search(name) else ours
+    return "masks or segmentations" if LESION.search(name) else ""
 
 
 def subjects_of(scans: list[Scan], names: list[Name]) -> tuple[list[Scan], str]:

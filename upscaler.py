@@ -196,10 +196,14 @@ def computed_together(upscaler: Upscaler, pictures: list[np.ndarray]) -> list[Up
     for i, pixels in enumerate(pictures):
         if pixels.size <= small:
             same.setdefault(pixels.shape, []).append(i)
+    groups = []
+    for (h, w), numbers in same.items():
+        most = max(TOGETHER, min(8, upscaling.slices_at_a_time(h, w, upscaler.device)))
+        groups += [numbers[k : k + most] for k in range(0, len(numbers), most)]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for chosen in same.values():
+        for chosen in groups:
             slices = [lr_and_hr(upscaler, pictures[i][None], (0.0, 1.0))[0] for i in chosen]
             known = [upscaler.describe(lr) for lr in slices]
             copies = [i % len(chosen) for i in range(max(TOGETHER, len(chosen)))]
@@ -286,7 +290,8 @@ class Upscalers:
         if args.through_plane is None:
             if about:
                 note(name + about)
-            hint(image, plane, self.one.network.scale[0], one_of_many)
+            if not args.simulate:
+                hint(image, plane, self.one, one_of_many or args.json)
             return self.one, [(plane, False)]
         shipped = [self.one.network.scale[0]] if self.one else through_factors()
         wanted = args.through_plane or (shipped[0] if self.one else 0)
@@ -296,13 +301,14 @@ class Upscalers:
         return one, image.ways_through(plane)
 
 
-def hint(image, plane: str, scale: int, one_of_many: bool) -> None:
-    """Say so where another factor may be what is wanted; of one scan of many in its record only."""
+def hint(image, plane: str, one: Upscaler, quiet: bool) -> None:
+    """Say so where another factor may be what is wanted; quiet: a warning is only recorded."""
+    scale = one.network.scale[0]
     distance, pixel = image.thickness(plane)
     if distance >= images.THICK * pixel:
         note(f"{image.path}: its slices are {distance:.3g} mm apart, their pixels {pixel:.3g} mm; "
              "--through-plane makes more slices instead")  # fmt: skip
-    if pixel / scale < FINEST:
+    if pixel / scale < FINEST and one.path.parent == WEIGHTS:
         smaller = "; a smaller --scale may be what you want" * (scale > 2)
         warn(f"{image.path}: pixels of {pixel:.3g} mm become {pixel / scale:.2g} mm, finer than "
-             f"anything measured: what is added is a guess{smaller}", not one_of_many)  # fmt: skip
+             f"anything measured: what is added is a guess{smaller}", not quiet)  # fmt: skip

@@ -75,6 +75,15 @@ def parts(shape, most: int, margin: int, whole: bool) -> list[tuple]:
     return [(slice(i, i + most), slice(0, h), slice(0, h)) for i in range(0, count, most)]
 
 
+def settle_threads(count: int) -> None:
+    """Give a new Python thread this number of CPU threads.
+
+    Asked first, as a thread takes over what another has set last when it is first asked.
+    """
+    torch.get_num_threads()
+    torch.set_num_threads(count)
+
+
 def in_parallel(work, parts, device: torch.device):
     """Yield work(part) for each part, in their order. On a CPU each thread does parts of its own.
 
@@ -89,7 +98,7 @@ def in_parallel(work, parts, device: torch.device):
     share = (threads // workers,)
     try:
         with (
-            ThreadPoolExecutor(workers, "upscale", torch.set_num_threads, share) as pool,
+            ThreadPoolExecutor(workers, "upscale", settle_threads, share) as pool,
             closing(pool.map(work, parts)) as results,  # if interrupted: no further part is begun
         ):
             yield from results

@@ -182,14 +182,14 @@ def test_ready_pairs_score_what_their_degradation_scores(adni, tiny):
 
 
 def test_pairs_without_a_partner_are_said_and_the_record_names_both_folders(tiny, capsys):
-    for name in ("hr/p1_1.png", "lr/p1_1.png", "lr/p2_1.png"):
+    for name in ("hr/dwi_1.png", "lr/dwi_1.png", "lr/p2_1.png"):
         Path(name).parent.mkdir(exist_ok=True)
         Image.new("L", (32, 32) if name[0] == "h" else (8, 8), 90).save(name)
     assert evaluate.main([str(tiny), "--pairs", "lr", "hr", "--json", "a.json"]) is None
     assert "1 of lr have no file of the same name in hr (p2_1.png)" in capsys.readouterr().err
     assert json.loads(Path("a.json").read_text())["data"] == ["lr", "hr"]
     with pytest.raises(evaluate.UsageError, match="two folders, or two files"):
-        evaluate.main([str(tiny), "--pairs", "lr", "hr/p1_1.png"])
+        evaluate.main([str(tiny), "--pairs", "lr", "hr/dwi_1.png"])
 
 
 def test_deep_pairs_share_one_scale(tiny):

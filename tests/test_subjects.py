@@ -67,6 +67,7 @@ def test_masks_derivatives_bold_and_diffusion_are_left_out_by_name(tmp_path, cap
         "sub-1/anat/sub-1_T1w.nii.gz",
         "sub-2/anat/sub-2_desc-masked_T1w.nii",
         "3/lesion/T1.mgz",
+        "sub-3_x5.png",  # a slice number, without the record that results have
     ]
     left = [
         *("sub-1/anat/sub-1_T1w_mask.nii.gz", "sub-1/anat/sub-1_dseg.nii.gz", "sub-1/mri/aseg.mgz"),
@@ -84,7 +85,9 @@ def test_masks_derivatives_bold_and_diffusion_are_left_out_by_name(tmp_path, cap
         ),
         *("sub-1/anat/sub-1_through-x6.nii.gz", "sub-1_res-x4_desc-superres_T1w.nii.gz"),
     ]
-    make(tmp_path, *kept, *left)
+    records = ["27_059_x4.json", "27_059_simulated_x4.json", "sub-1/anat/sub-1_through-x6.json"]
+    records.append("sub-1_res-x4_desc-superres_T1w.json")
+    make(tmp_path, *kept, *left, *records)
     scans, _ = training_scans(tmp_path)
     assert {s.path.relative_to(tmp_path).as_posix() for s in scans} == set(kept)
     told = capsys.readouterr().err.splitlines()

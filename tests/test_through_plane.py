@@ -144,6 +144,10 @@ def test_hints_for_thick_and_for_fine_scans(tmp_path, run, capsys):
         recorded = json.loads((tmp_path / "a_x4.json").read_text())["Warnings"]
         for words in ("finer than anything measured", "smaller --scale"):
             assert (words in printed.err) == (words in " ".join(recorded)) == finer
+    run(save(tmp_path / "a.nii.gz", blob((16, 16, 6)).astype(np.int16), (1, 1, 1)), "--simulate")
+    assert "finer" not in capsys.readouterr().err  # of 4 mm it makes the 1 mm that are known
+    sidecar = json.loads((tmp_path / "a_simulated_x4.json").read_text())
+    assert sidecar["VoxelSizeBefore"] == [4, 4, 1] and sidecar["VoxelSizeAfter"] == [1, 1, 1]
 
 
 def test_a_folder_of_thick_scans_is_resumed_whatever_their_factors(tmp_path, run, capsys):
