@@ -242,9 +242,10 @@ def through_factor(image, plane: str, wanted: int, shipped: list[int]) -> tuple[
     limit = wanted or 1.02 * distance / pixel  # voxels never finer than the pixels
     fitting = [n for n in shipped if n <= limit]
     if not fitting:
-        raise DataError(
-            f"{image.path}: {about}: slices hardly thicker than that need no --through-plane"
-        )
+        words = f"there are no weights for --through-plane {wanted}, nor for less"
+        if not wanted:
+            words = "slices hardly thicker than that need no --through-plane"
+        raise DataError(f"{image.path}: {about}: {words}")
     factor = max(fitting)
     about += f", enlarged by {factor} to {distance / factor:.3g} mm"
     return factor, about + f" (no weights for {wanted})" * (wanted > factor)

@@ -24,9 +24,7 @@ class Job:
     folder: Path
     name: str
     output: Path  # nothing is written outside of it
-    batch: (
-        bool  # one of several, or of a folder: skipped if finished, errors do not end the program
-    )
+    batch: bool  # one of several: skipped if finished, and an error does not end the program
     files: tuple = ()  # of a DICOM series
     series: str = ""
     kind: str = ""  # picture, volume or dicom
@@ -133,7 +131,7 @@ def chosen_scans(root: Path, scans: list, series: str | None) -> list:
     here = [scan for scan in scans if scan.files and root in (scan.path, scan.path.parent)]
     if len(here) == len(scans) > 1 and any(scan.path == root for scan in here):
         raise UsageError(f"{root}: holds several series, choose one with --series: {listed}")
-    own = {scan.path for scan in scans if formats.OURS.fullmatch(plain_name(scan.path.name))}
+    own = {scan.path for scan in scans if scan.left_out == formats.RESULTS}
     if own:
         note(f"{len(own)} results of earlier runs are not taken as inputs")
     return [scan for scan in scans if scan.path not in own]

@@ -60,7 +60,7 @@ class Upscaler:
     path: Path = Path()
     tile: int = upscaling.TILE
     degradation: Degradation | None = None  # how the input was made, or is to be in a simulation
-    user_said: bool = False  # whether the user said so
+    user_said: bool = False  # whether `degradation` is what the user says of the input
     simulate: bool = False
     consistent: bool = False
     bf16: bool = False

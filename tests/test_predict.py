@@ -176,6 +176,9 @@ def test_a_second_call_skips_what_is_finished_and_its_own_results(tmp_path, run,
     assert (tmp_path / "a_x4.png").read_bytes() == b"mark"
     run("--image", tmp_path, "--overwrite")
     assert pixels(tmp_path / "a_x4.png").shape == (32, 32)
+    save(tmp_path / "slice_x5.png", ramp(8, 8))  # a number: results have a record beside them
+    run("--image", tmp_path)
+    assert pixels(tmp_path / "slice_x5_x4.png").shape == (32, 32)
 
 
 def test_inputs_of_one_stem_do_not_collide(tmp_path, run):
