@@ -69,7 +69,7 @@ def draw(path, picked: dict[str, list[dict]], size: int = 28) -> None:
             axis.imshow(part, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axis.plot(case["x"] - left, case["y"] - top, "o", ms=22, mfc="none", mec="gold", mew=1)
             words = {"bicubic": f"{case['name']}: bicubic", "SR": f"SR ({kind})", "HR": "HR"}
-            axis.set_title(words[name], fontsize=7)
+            axis.set_title(words[name], fontsize=9)
     figures.save_figure(figure, path)
 
 

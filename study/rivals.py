@@ -132,7 +132,7 @@ def measure(run, slices: dict) -> tuple[list, dict, float]:
 
 
 def draw(path, panels: dict[str, np.ndarray]) -> None:
-    figure = figures.new_figure(6.8)
+    figure = figures.new_figure(4.1)
     rows, columns = np.where(panels["HR"] > 0.05)
     middle = (rows.min() + rows.max()) // 2, (columns.min() + columns.max()) // 2
     window = (slice(middle[0] - 8, middle[0] + 72), slice(middle[1] - 10, middle[1] + 70))

@@ -97,7 +97,7 @@ def draw(path, rows: dict, example: dict) -> None:
                 axis.plot(SIZES, values, style, color=colour, label=label, ms=4)
         axis.set(xlabel="true size (mm)", title=title, ylim=(0, None))
         axis.grid(alpha=0.3)
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=9)
     filled = [np.flatnonzero((example["HR"] > 0.05).any(axis)) for axis in (1, 0)]
     window = tuple(slice(max(0, i.min() - 3), i.max() + 4) for i in filled)
     for column, name in enumerate(("bicubic", "SR", "HR")):
@@ -106,7 +106,9 @@ def draw(path, rows: dict, example: dict) -> None:
         for s in example["spots"]:
             y, x = s["y"] - window[0].start, s["x"] - window[1].start
             axis.plot(x, y, "o", ms=15, mfc="none", mec="gold", mew=0.8)
-            axis.text(x, y + 15, f"{s['size']} mm", color="gold", fontsize=6, ha="center")
+            axis.text(
+                x, y - 12, f"{s['size']} mm", color="gold", fontsize=9, ha="center", va="bottom"
+            )
         axis.set(xticks=[], yticks=[], title=f"{name} ({example['name']})")
     figures.save_figure(figure, path)
 

@@ -20,16 +20,16 @@ def draw(path, picked: list[dict]) -> None:
             slice(max(0, columns.min() - 4), columns.max() + 5),
         )
         panels = {
-            f"bicubic, {slice_['bicubic_brain']:.1f} dB": slice_["bicubic"],
-            f"SR, {slice_['brain']:.1f} dB in brain, gain {slice_['gain']:+.2f}": slice_["SR"],
-            f"HR, {slice_['name']}: {slice_['why']}": hr,
+            f"bicubic\n{slice_['bicubic_brain']:.1f} dB in brain": slice_["bicubic"],
+            f"SR, gain {slice_['gain']:+.2f} dB\n{slice_['brain']:.1f} dB in brain": slice_["SR"],
+            f"HR, {slice_['name']}\n{slice_['why']}": hr,
         }
         for axis, (title, image) in zip(row, panels.items()):
             axis.imshow(image[window], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            axis.set_title(title, fontsize=7)
+            axis.set_title(title, fontsize=9)
         error = np.abs(slice_["SR"] - hr)[window]
         row[3].imshow(error, cmap="inferno", vmin=0, vmax=0.25)
-        row[3].set_title(f"error of SR (0 to 0.25), at most {error.max():.2f}", fontsize=7)
+        row[3].set_title(f"error of SR (0 to 0.25)\nat most {error.max():.2f}", fontsize=9)
         for axis in row:
             axis.set(xticks=[], yticks=[])
     figures.save_figure(figure, path)
