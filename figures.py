@@ -1,49 +1,27 @@
-"""Arrays to PNG: the pictures that the programs draw, without a display (curves: plots.py).
+"""The figures that the programs draw: slices side by side, details, errors (curves: plots.py)."""
 
-Figures are 8.6 inches wide, so that text keeps its size where a page shows them 830 pixels wide.
-"""
-
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
 
-from utils import atomic_write, one_line
+from panels import (
+    BAR,
+    LINE,
+    SMALL,
+    WHOLE,
+    Panel,
+    colour_bar,
+    draw_panels,
+    px,
+    save_sheet,
+    shortened,
+    write_text,
+)
+from plots import drawn_plot, new_figure
 
-WIDTH = 8.6  # inches
-DPI = 180
-GAP = 0.05  # inches between panels
-LINE = 0.18  # inches, the height of a line of text
-TABLE = 1.65  # inches, the least height of a panel that holds scores
-BAR = 0.6  # inches that a colour bar with its numbers and label takes
-SMALL, NORMAL = 9, 10  # points
 # What lies at the left, right, top and bottom edge of a slice as `formats.slices_of` gives it.
 MARKS = {"axial": "LRAP", "coronal": "LRSI", "sagittal": "PASI"}
-WHOLE = (0.0, 0.0, 1.0, 1.0)  # a window (top, left, height, width), as shares of an image
-
-
-def new_figure(height: float, layout="constrained"):
-    """A matplotlib figure of its own: without pyplot there is no display to need."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout=layout)
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def save_figure(figure, path) -> None:
-    """Write a figure as PNG, whole or not at all, and give its memory back."""
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png")
-    figure.clear()
-
-
-def shortened(text: str, letters: int) -> str:
-    """A text that fits, without its middle if it is too long."""
-    if len(text) <= letters:
-        return text
-    return text[: letters // 2 - 1] + "…" + text[-(letters - letters // 2) :]
 
 
 # --- windows --------------------------------------------------------------------------------------
@@ -109,109 +87,12 @@ def content_window(image: np.ndarray, margin: float = 0.03) -> tuple:
     return window[0][0], window[1][0], window[0][1], window[1][1]
 
 
-# --- rows of panels -------------------------------------------------------------------------------
-
-
-GREY = dict(cmap="gray", vmin=0, vmax=255)
-ERRORS = dict(cmap="inferno", vmin=0)
-
-
-@dataclass
-class Panel:
-    """A picture in a figure. Images of any sizes that show the same field of view fit together."""
-
-    image: np.ndarray | None  # (H, W) in [0, 1]; None: empty, for text
-    text: str = ""  # above it
-    tall: float = 1.0  # height of the field of view divided by its width
-    window: tuple = WHOLE  # the part that is shown
-    box: tuple | None = None  # a window to mark
-    marks: str = ""  # letters at the left, right, top and bottom edge
-    style: dict = field(default_factory=lambda: GREY)  # of imshow
-    white: float = 1.0  # the value that is shown white, in grey images
-
-    def shape(self) -> float:
-        """Height of what is shown divided by its width."""
-        return self.tall * self.window[2] / self.window[3]
-
-
-def draw_panels(rows: list[list], title: str = "", extra: float = 0.0):
-    """(figure, axes by row) of rows of panels, each row as wide as the figure.
-
-    extra: inches to keep free at the bottom. A row is at most 1.4 times as high as a panel is wide.
-    Laid out by hand, in inches: finding the layout would take as long as drawing it.
-    """
-    sizes = []
-    for row in rows:
-        width = (WIDTH - GAP) / len(row) - GAP
-        heights = [TABLE if p.image is None else width * min(1.4, p.shape()) for p in row]
-        lines = max(p.text.count("\n") + 1 if p.text else 0 for p in row)
-        sizes.append((width, max(heights), lines * LINE))
-    head = LINE * 1.5 * bool(title)
-    height = head + sum(h + text + GAP for _, h, text in sizes) + GAP + extra
-    figure = new_figure(height, layout=None)
-    if title:
-        y = 1 - 0.05 / height
-        figure.text(0.5, y, shortened(one_line(title), 105), ha="center", va="top", fontsize=NORMAL)
-    top, grid = height - head, []
-    for row, (width, tall, text) in zip(rows, sizes):
-        top -= text + GAP
-        line = []
-        for column, panel in enumerate(row):
-            left = GAP + column * (width + GAP)
-            rect = (left / WIDTH, (top - tall) / height, width / WIDTH, tall / height)
-            axes = figure.add_axes(rect, xticks=[], yticks=[], anchor="N")
-            line.append(axes)
-            if panel.image is None:
-                axes.axis("off")
-            else:
-                draw_panel(axes, panel)
-            if panel.text:
-                where = (left + width / 2) / WIDTH, (top + 0.03) / height
-                figure.text(*where, panel.text, ha="center", va="bottom", fontsize=SMALL)
-        grid.append(line)
-        top -= tall
-    return figure, grid
-
-
-def draw_panel(axes, panel: Panel) -> None:
-    """Draw the image of a panel with its box and its marks into axes."""
-    from matplotlib.patches import Rectangle
-    from matplotlib.patheffects import withStroke
-
-    style = dict(extent=(0, 1, 1, 0), aspect=panel.tall, interpolation="nearest") | panel.style
-    image = panel.image
-    if panel.style is GREY:  # in 8 bits, which are drawn in half the time
-        image = (np.clip(image / panel.white, 0, 1) * 255 + 0.5).astype(np.uint8)
-    axes.imshow(image, **style)
-    top, left, height, width = panel.window
-    axes.set(xlim=(left, left + width), ylim=(top + height, top))
-    axes.set_axis_off()  # also spares the time of laying out ticks that are not there
-    if panel.box:
-        y, x, h, w = panel.box
-        axes.add_patch(Rectangle((x, y), w, h, fill=False, color="gold", lw=1.2))
-    places = [(0.02, 0.5), (0.98, 0.5), (0.5, 0.98), (0.5, 0.02)]
-    sides = [("left", "center"), ("right", "center"), ("center", "top"), ("center", "bottom")]
-    for mark, where, (ha, va) in zip(panel.marks, places, sides):
-        axes.text(
-            *where, mark, transform=axes.transAxes, ha=ha, va=va, fontsize=SMALL, color="white",
-            path_effects=[withStroke(linewidth=2, foreground="black")],
-        )  # fmt: skip
-
-
-def add_colorbar(figure, axes, label: str, rect) -> None:
-    """A horizontal colour bar with its label below, at rect (left, bottom, width, height)."""
-    bar = figure.colorbar(axes.images[0], cax=figure.add_axes(rect), orientation="horizontal")
-    bar.set_label(label, fontsize=SMALL)
-    bar.ax.tick_params(labelsize=SMALL)
-    bar.ax.locator_params(nbins=3)  # more would touch below a narrow bar
+# --- figures of predict.py ------------------------------------------------------------------------
 
 
 def field_shape(lr: np.ndarray, aspect: float) -> float:
     """Height of a field of view divided by its width; aspect: that of an LR pixel."""
     return aspect * lr.shape[0] / lr.shape[1]
-
-
-# --- figures of predict.py ------------------------------------------------------------------------
 
 
 def size_text(image: np.ndarray) -> str:
@@ -228,13 +109,12 @@ def picture_figure(path, lr, bicubic, sr, *, expected=None, title="", aspect: fl
     images = {"input": lr, "bicubic": bicubic, "prediction": sr}
     panels = [Panel(x, f"{name}, {size_text(x)}", tall) for name, x in images.items()]
     if expected is not None:
-        style = ERRORS | dict(vmax=error_limit([expected]))
-        panels.append(Panel(expected, "expected error", tall, style=style))
+        panels.append(error_panel(expected, "expected error", tall, error_limit([expected])))
     rows = with_details([panels], sr, tall)
-    figure, grid = draw_panels(rows, title, BAR if expected is not None else 0)
+    sheet, grid = draw_panels(rows, title, BAR if expected is not None else 0)
     if expected is not None:
-        bar_below(figure, grid[-1][-1], "absolute error (white = 1)")
-    save_figure(figure, path)
+        bar_below(sheet, grid[-1][-1], panels[-1])
+    save_sheet(sheet, path)
 
 
 def with_details(rows: list, image: np.ndarray, tall: float) -> list:
@@ -259,7 +139,7 @@ def detail_panels(panels: list[Panel], image: np.ndarray, window: tuple) -> list
     (top, left, height, width), (h, w) = window, image.shape
     part = image[int(top * h) : int((top + height) * h), int(left * w) : int((left + width) * w)]
     white = float(np.percentile(part, 99.5).clip(0.2, 1))
-    return [replace(p, text="", window=window, white=white) for p in panels]
+    return [replace(p, text="", window=window, high=p.high if p.colours else white) for p in panels]
 
 
 def error_limit(errors) -> float:
@@ -267,12 +147,17 @@ def error_limit(errors) -> float:
     return max(0.02, max(float(np.percentile(e, 99.5)) for e in errors))
 
 
-def bar_below(figure, axes, label: str) -> None:
+def error_panel(errors: np.ndarray, text: str, tall: float, limit: float, window=WHOLE) -> Panel:
+    """A panel of an error map; errors of `limit` and more are shown as the brightest."""
+    return Panel(errors, text, tall, window, colours="inferno", high=limit)
+
+
+def bar_below(sheet, place: tuple, panel: Panel) -> None:
     """A colour bar in the space that was kept free below the figure's last row."""
-    height = figure.get_size_inches()[1]
-    box = axes.get_position(original=True)
-    rect = (box.x0 + 0.02, (BAR - 0.17) / height, box.width - 0.04, 0.1 / height)
-    add_colorbar(figure, axes, label, rect)
+    left, _, right, _ = place
+    top = sheet.height - px(BAR - 0.07)
+    place = left + px(0.02), top, right - px(0.02), top + px(0.1)
+    colour_bar(sheet, place, panel, "absolute error (white = 1)")
 
 
 def simulation_figure(
@@ -290,19 +175,20 @@ def simulation_figure(
     whole = [Panel(x, f"{name}, {size_text(x)}", tall) for name, x in images.items()]
     before, after = abs(bicubic - hr), abs(sr - hr)
     limit = error_limit([before, after])
-    style = ERRORS | dict(vmax=limit)
-    last = Panel(expected, "expected error", tall, style=style)
     if expected is None:
-        style_of_gain = dict(cmap="RdBu", vmin=-limit, vmax=limit)
-        last = Panel(before - after, "blue: nearer, red: farther", tall, style=style_of_gain)
-    errors = [Panel(None), Panel(before, "error of bicubic", tall, style=style)]
-    errors += [Panel(after, "error of prediction", tall, style=style), last]
-    figure, grid = draw_panels(with_details([whole, errors], hr, tall), title)
-    write_scores(figure, grid[-1][0], grid[-1][1], scores)
-    save_figure(figure, path)
+        gain = dict(colours="RdBu", low=-limit, high=limit)
+        last = Panel(before - after, "blue: nearer, red: farther", tall, **gain)
+    else:
+        last = error_panel(expected, "expected error", tall, limit)
+    maps = {"error of bicubic": before, "error of prediction": after}
+    errors = [error_panel(x, name, tall, limit) for name, x in maps.items()]
+    rows = with_details([whole, [Panel(None), *errors, last]], hr, tall)
+    sheet, grid = draw_panels(rows, title)
+    write_scores(sheet, grid[-1][0], errors[0], scores)
+    save_sheet(sheet, path)
 
 
-def write_scores(figure, axes, errors, scores) -> None:
+def write_scores(sheet, place: tuple, errors: Panel, scores) -> None:
     """The scores of bicubic and prediction as a small table, and the colour bar of the errors."""
     lines = [("", "bicubic", "prediction")]
     rows = {"psnr": ("PSNR, dB", 2), "psnr_brain": ("in brain", 2), "ssim": ("SSIM", 4)}
@@ -311,15 +197,15 @@ def write_scores(figure, axes, errors, scores) -> None:
         values = [s.get(key) for s in scores]
         if None not in values:
             lines.append((name, *(f"{value:.{digits}f}" for value in values)))
-    height = axes.get_position(original=True).height * figure.get_size_inches()[1]
+    left, top, right, bottom = place
+    width = right - left
     for i, line in enumerate(lines):
-        for text, x, ha in zip(line, (0.02, 0.62, 0.99), ("left", "right", "right")):
-            y = 1 - (0.1 + i * LINE) / height
-            axes.text(x, y, text, transform=axes.transAxes, ha=ha, va="top", fontsize=SMALL)
-    box = axes.get_position(original=True)
-    total = figure.get_size_inches()[1]
-    rect = (box.x0 + 0.1 * box.width, box.y0 + 0.42 / total, 0.8 * box.width, 0.1 / total)
-    add_colorbar(figure, errors, "absolute error", rect)
+        y = top + px(0.1 + i * LINE)
+        for text, x, anchor in zip(line, (0.02, 0.62, 0.99), ("la", "ra", "ra")):
+            write_text(sheet, left + x * width, y, text, anchor)
+    top = bottom - px(0.52)
+    place = left + round(0.1 * width), top, left + round(0.9 * width), top + px(0.1)
+    colour_bar(sheet, place, errors, "absolute error")
 
 
 @dataclass
@@ -341,22 +227,21 @@ def volume_figure(
     """Slices of a scan: each whole, with a box, and its busiest detail before and after."""
     rows = []
     errors = [view.expected for view in views if view.expected is not None]
-    style = ERRORS | dict(vmax=error_limit(errors)) if errors else None
     for view in views:
         tall = field_shape(view.before, view.aspect)
         whole, detail = content_window(view.after), busiest_window(view.after, tall)
         panels = [Panel(image, "", tall) for image in (view.before, view.cubic, view.after)]
         if errors:
-            panels.append(Panel(view.expected, "", tall, style=style))
+            panels.append(error_panel(view.expected, "", tall, error_limit(errors)))
         panels = detail_panels(panels, view.after, detail)
         box = None if is_most_of(detail, whole) else detail
         rows.append([Panel(view.before, view.name, tall, whole, box, view.marks), *panels])
     for panel, name in zip(rows[0][1:], (*(f"{name}, detail" for name in names), "expected error")):
         panel.text = name
-    figure, grid = draw_panels(rows, title, BAR if errors else 0)
+    sheet, grid = draw_panels(rows, title, BAR if errors else 0)
     if errors:
-        bar_below(figure, grid[-1][-1], "absolute error (white = 1)")
-    save_figure(figure, path)
+        bar_below(sheet, grid[-1][-1], rows[-1][-1])
+    save_sheet(sheet, path)
 
 
 # --- figures of train.py and evaluate.py ----------------------------------------------------------
@@ -392,9 +277,8 @@ def example_row(example: Example, errors: bool) -> list[Panel]:
     row = [Panel(example.hr, name, tall, whole, box), *details]
     if errors:
         maps = [abs(bicubic - example.hr), abs(sr - example.hr)]
-        style = ERRORS | dict(vmax=error_limit(maps))
         for image, text in zip(maps, ("error of bicubic", "of network")):
-            row.append(Panel(image, text, tall, whole, style=style))
+            row.append(error_panel(image, text, tall, error_limit(maps), whole))
     return row
 
 
@@ -403,8 +287,8 @@ def examples_figure(path, examples: list[Example], *, title="", errors=False) ->
 
     errors: error maps instead of the low resolution, both of a row on one scale.
     """
-    figure, _ = draw_panels([example_row(example, errors) for example in examples], title)
-    save_figure(figure, path)
+    sheet, _ = draw_panels([example_row(example, errors) for example in examples], title)
+    save_sheet(sheet, path)
 
 
 def worst_figure(path, examples: list[Example], gains: dict, *, title="") -> None:
@@ -414,9 +298,9 @@ def worst_figure(path, examples: list[Example], gains: dict, *, title="") -> Non
     """
     legend = 0.2 * -(-len(gains) // 2)
     strip = 2.4 + legend
-    figure, _ = draw_panels([example_row(e, True) for e in examples], title, strip)
-    height = figure.get_size_inches()[1]
-    axes = figure.add_axes((0.08, (0.55 + legend) / height, 0.9, 1.7 / height))
+    sheet, _ = draw_panels([example_row(e, True) for e in examples], title, strip)
+    figure = new_figure(strip, layout=None)
+    axes = figure.add_axes((0.08, (0.55 + legend) / strip, 0.9, 1.7 / strip))
     for i, (name, values) in enumerate(gains.items()):
         values = np.sort(np.asarray(values, dtype=float))
         label = f"{shortened(name, 40)}: {np.mean(values < 0):.1%} below bicubic"
@@ -428,4 +312,6 @@ def worst_figure(path, examples: list[Example], gains: dict, *, title="") -> Non
     axes.tick_params(labelsize=SMALL)
     axes.grid(alpha=0.3)
     figure.legend(loc="lower center", ncols=2, fontsize=SMALL, frameon=False, borderpad=0.1)
-    save_figure(figure, path)
+    plot = drawn_plot(figure)
+    sheet.paste(plot, (0, sheet.height - plot.height))
+    save_sheet(sheet, path)

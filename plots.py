@@ -4,7 +4,35 @@ from pathlib import Path
 
 import numpy as np
 
-from figures import NORMAL, SMALL, new_figure, save_figure, shortened
+from panels import DPI, NORMAL, SMALL, WIDTH, shortened
+from utils import atomic_write
+
+
+def new_figure(height: float, layout="constrained"):
+    """A matplotlib figure of its own: without pyplot there is no display to need."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure, path) -> None:
+    """Write a figure as PNG, whole or not at all, and give its memory back."""
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png")
+    figure.clear()
+
+
+def drawn_plot(figure):
+    """A figure as an image of Pillow, to be pasted into another."""
+    from PIL import Image
+
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+    figure.clear()
+    return Image.fromarray(pixels)
 
 
 def run_name(checkpoint: str) -> str:

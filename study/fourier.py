@@ -19,7 +19,7 @@ from common import (
     versions,
 )
 
-import figures
+import plots
 import utils
 
 RINGS = 60
@@ -46,7 +46,7 @@ def crossing(frequencies: np.ndarray, curve: np.ndarray, level: float = 0.5) -> 
 
 
 def draw(path, frequencies, curves, amplitudes, nyquist) -> None:
-    figure = figures.new_figure(3.6)
+    figure = plots.new_figure(3.6)
     axes = figure.subplots(1, 2)
     for axis, data, title in (
         (axes[0], curves, "Fourier ring correlation with the truth"),
@@ -63,7 +63,7 @@ def draw(path, frequencies, curves, amplitudes, nyquist) -> None:
         axis.grid(alpha=0.3)
     axes[0].axhline(0.5, color="k", lw=0.6)
     axes[0].legend()
-    figures.save_figure(figure, path)
+    plots.save_figure(figure, path)
 
 
 def main(argv=None):

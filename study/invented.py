@@ -9,7 +9,7 @@ import numpy as np
 from common import PIXEL, add_test_data, load, mean_sd, parser, people, picture, save, versions
 from scipy.ndimage import gaussian_filter
 
-import figures
+import plots
 import utils
 
 LOW, HIGH = 0.12, 0.35  # cycles per pixel: the LR slice ends at 0.125
@@ -55,7 +55,7 @@ def pick(found: list[dict], count: int) -> list[dict]:
 def draw(path, picked: dict[str, list[dict]], size: int = 28) -> None:
     """Rows of windows of 2 size x 2 size pixels: bicubic, SR, HR; three rows for each kind."""
     rows = [(kind, case) for kind in KINDS for case in picked[kind]]
-    figure = figures.new_figure(1.65 * -(-len(rows) // 2))
+    figure = plots.new_figure(1.65 * -(-len(rows) // 2))
     axes = figure.subplots(-(-len(rows) // 2), 6, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
@@ -70,7 +70,7 @@ def draw(path, picked: dict[str, list[dict]], size: int = 28) -> None:
             axis.plot(case["x"] - left, case["y"] - top, "o", ms=22, mfc="none", mec="gold", mew=1)
             words = {"bicubic": f"{case['name']}: bicubic", "SR": f"SR ({kind})", "HR": "HR"}
             axis.set_title(words[name], fontsize=9)
-    figures.save_figure(figure, path)
+    plots.save_figure(figure, path)
 
 
 def main(argv=None):

@@ -15,7 +15,7 @@ import torch
 from common import load, mean_sd, parser, picture, save, text, versions
 from scipy.ndimage import binary_dilation, find_objects, label
 
-import figures
+import plots
 import utils
 from degradation import crop_to_scale
 
@@ -86,7 +86,7 @@ def one_threshold(shown: dict, mask: np.ndarray) -> dict:
 
 
 def draw(path, examples: list[tuple[str, dict, np.ndarray]]) -> None:
-    figure = figures.new_figure(3.1 * len(examples))
+    figure = plots.new_figure(3.1 * len(examples))
     for row, (title, shown, mask) in zip(
         figure.subplots(len(examples), 3, squeeze=False), examples
     ):
@@ -96,7 +96,7 @@ def draw(path, examples: list[tuple[str, dict, np.ndarray]]) -> None:
             axis.imshow(shown[name][window], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axis.set(xticks=[], yticks=[], title=f"{title}: {name}")
         row[2].contour(mask[window], [0.5], colors="gold", linewidths=0.7)
-    figures.save_figure(figure, path)
+    plots.save_figure(figure, path)
 
 
 def summary(by_person: dict[str, list[dict]]) -> dict:

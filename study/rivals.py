@@ -26,8 +26,8 @@ from common import (
 from filters import train_filters
 from PIL import Image, ImageFilter
 
-import figures
 import metrics
+import plots
 import utils
 from degradation import degrade
 
@@ -132,7 +132,7 @@ def measure(run, slices: dict) -> tuple[list, dict, float]:
 
 
 def draw(path, panels: dict[str, np.ndarray]) -> None:
-    figure = figures.new_figure(4.1)
+    figure = plots.new_figure(4.1)
     rows, columns = np.where(panels["HR"] > 0.05)
     middle = (rows.min() + rows.max()) // 2, (columns.min() + columns.max()) // 2
     window = (slice(middle[0] - 8, middle[0] + 72), slice(middle[1] - 10, middle[1] + 70))
@@ -141,7 +141,7 @@ def draw(path, panels: dict[str, np.ndarray]) -> None:
         axis.set_title(name, fontsize=10)
     for axis in figure.axes:
         axis.axis("off")
-    figures.save_figure(figure, path)
+    plots.save_figure(figure, path)
 
 
 def main(argv=None):

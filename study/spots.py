@@ -21,7 +21,7 @@ from common import (
 )
 from scipy.ndimage import gaussian_filter, maximum_filter, minimum_filter
 
-import figures
+import plots
 import utils
 
 SIZES = (1, 2, 3, 4, 5)  # mm across
@@ -83,7 +83,7 @@ def put_spots(names, hr: torch.Tensor, rng, count: int) -> tuple[torch.Tensor, l
 
 def draw(path, rows: dict, example: dict) -> None:
     """Contrast and size against the true size, and one slice's spots with their sizes."""
-    figure = figures.new_figure(6.6)
+    figure = plots.new_figure(6.6)
     grid = figure.add_gridspec(2, 6, height_ratios=(1, 1.25))
     for column, (measured, title) in enumerate(
         (("contrast", "contrast that comes back"), ("size", "size that comes back (mm)"))
@@ -110,7 +110,7 @@ def draw(path, rows: dict, example: dict) -> None:
                 x, y - 12, f"{s['size']} mm", color="gold", fontsize=9, ha="center", va="bottom"
             )
         axis.set(xticks=[], yticks=[], title=f"{name} ({example['name']})")
-    figures.save_figure(figure, path)
+    plots.save_figure(figure, path)
 
 
 def main(argv=None):

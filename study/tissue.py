@@ -22,7 +22,7 @@ from common import (
     versions,
 )
 
-import figures
+import plots
 import utils
 import volumes
 from degradation import scale_name
@@ -119,7 +119,7 @@ def from_volumes(args):
 
 def draw(path, found: dict[str, dict]) -> None:
     """Bland-Altman: error of each person's volume against the mean of both volumes."""
-    figure = figures.new_figure(3.4)
+    figure = plots.new_figure(3.4)
     for axis, tissue in zip(figure.subplots(1, 3), TISSUES):
         for name, colour in (("bicubic", "tab:gray"), ("SR", "tab:blue")):
             pairs = [(f["HR"][tissue]["millilitres"], f[name][tissue]) for f in found.values()]
@@ -134,7 +134,7 @@ def draw(path, found: dict[str, dict]) -> None:
         axis.set(title=tissue, xlabel="mean of both volumes (ml)")
     figure.axes[0].set_ylabel("difference from HR (%)")
     figure.axes[0].legend(framealpha=1)  # over lines
-    figures.save_figure(figure, path)
+    plots.save_figure(figure, path)
 
 
 def main(argv=None):

@@ -3,14 +3,14 @@
 import numpy as np
 from common import add_test_data, load, mean_sd, parser, people, picture, save, text, versions
 
-import figures
 import metrics
+import plots
 import utils
 
 
 def draw(path, picked: list[dict]) -> None:
     """One row for each slice: LR's interpolation, SR, HR, and the error of SR."""
-    figure = figures.new_figure(2.45 * len(picked))
+    figure = plots.new_figure(2.45 * len(picked))
     axes = figure.subplots(len(picked), 4, squeeze=False)
     for row, slice_ in zip(axes, picked):
         hr = slice_["HR"]
@@ -32,7 +32,7 @@ def draw(path, picked: list[dict]) -> None:
         row[3].set_title(f"error of SR (0 to 0.25)\nat most {error.max():.2f}", fontsize=9)
         for axis in row:
             axis.set(xticks=[], yticks=[])
-    figures.save_figure(figure, path)
+    plots.save_figure(figure, path)
 
 
 def main(argv=None):

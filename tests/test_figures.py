@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from matplotlib.text import Text
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import figures
+import panels
 import plots
 
 SHAPES = [(1, 1), (5, 60), (60, 5)]
@@ -14,9 +15,9 @@ PAGE = 830 / 96  # inches that a page gives a figure
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The figures that are saved, checked: all text lies inside and is read where it is shown."""
-    shown = []
-    save = figures.save_figure
+    """The words of each figure that is saved, checked: all lie inside, read where it is shown."""
+    shown, written = [], []
+    save, write, save_sheet = plots.save_figure, panels.write_text, panels.save_sheet
 
     def check(figure, path):
         figure.draw_without_rendering()
@@ -27,8 +28,23 @@ def drawn(monkeypatch):
         shown.append([text.get_text() for text in figure.findobj(Text) if text.get_text()])
         save(figure, path)
 
-    monkeypatch.setattr(figures, "DPI", 72)  # as good for this, and faster
-    monkeypatch.setattr(figures, "save_figure", check)
+    def check_text(sheet, x, y, words, anchor, points=panels.SMALL, **options):
+        letters = panels.font(panels.px(points / 72))
+        box = ImageDraw.Draw(sheet).textbbox((x, y), words, letters, anchor)
+        assert box[0] >= 0 and box[1] >= 0 and box[2] <= sheet.width and box[3] <= sheet.height
+        assert points * PAGE / panels.WIDTH >= 9
+        written.append(words)
+        write(sheet, x, y, words, anchor, points, **options)
+
+    def keep(sheet, path):
+        shown.append(written[:])
+        written.clear()
+        save_sheet(sheet, path)
+
+    monkeypatch.setattr(panels, "DPI", 72)  # as good for this, and faster
+    for module in (panels, figures):
+        monkeypatch.setattr(module, "write_text", check_text)
+    monkeypatch.setattr(figures, "save_sheet", keep)
     monkeypatch.setattr(plots, "save_figure", check)
     return shown
 
@@ -163,3 +179,16 @@ def test_labels_of_near_points_do_not_overprint(tmp_path, monkeypatch):
     assert len(boxes) == 10 and {"network-3", "bicubic"} <= {name for name, _ in boxes}
     for i, (_, box) in enumerate(boxes):
         assert not any(plots.overlap(box, other) for _, other in boxes[:i])
+
+
+def test_a_panel_shows_its_window_and_no_other_pixels():
+    """Enlarged pixels stay squares of one grey, and the window's ends are those of the panel."""
+    image = np.zeros((8, 8), np.float32)
+    image[2:6, 4:8] = np.linspace(0.1, 1, 16).reshape(4, 4)
+    panel = panels.Panel(image, window=(0.25, 0.5, 0.5, 0.5))
+    sheet, ((place,),) = panels.draw_panels([[panel]])
+    shown = np.asarray(sheet.crop(place))[..., 0]
+    rows, columns = (((np.arange(4) + 0.5) * n / 4).astype(int) for n in shown.shape)
+    wanted = image[2:6, 4:8] * 255
+    assert np.abs(shown[np.ix_(rows, columns)] - wanted).max() <= 0.5
+    assert np.abs(np.unique(shown) - np.unique(wanted)).max() <= 0.5
