@@ -69,21 +69,27 @@ class Upscaler:
     known: tuple | None = None  # description and SR of its only slice, see computed_together
 
     def describe(self, lr: torch.Tensor):
-        """The description (1, ENTRIES) of how slices of a scan were made.
+        """The description (1, ENTRIES) of how slices of a scan were made, the mean of theirs.
 
         None: the network takes no description.
         """
-        if not self.network.told:
-            return None
         if self.known:
             return self.known[0]
+        if not self.network.told:
+            return None
+        at_a_time = upscaling.slices_at_a_time(*lr.shape[-2:], self.device)
+        parts = [self.describe_each(part) for part in lr.split(at_a_time)]
+        return torch.cat(parts).mean(0, keepdim=True)
+
+    def describe_each(self, lr: torch.Tensor):
+        """The description of each slice (N, ENTRIES), or None."""
+        if not self.network.told:
+            return None
         told = None
         if self.user_said:
             told = describe_degradation(self.degradation, self.network.scale).to(self.device)
-        at_a_time = upscaling.slices_at_a_time(*lr.shape[-2:], self.device)
         with self.turns, torch.inference_mode():
-            parts = [self.network.describe(x, told) for x in lr.to(self.device).split(at_a_time)]
-        return torch.cat(parts).mean(0, keepdim=True)
+            return self.network.describe(lr.to(self.device), told)
 
     def words(self, description: torch.Tensor) -> str:
         """How the slices were made, as the user says or the network finds."""
@@ -204,13 +210,14 @@ def computed_together(upscaler: Upscaler, pictures: list[np.ndarray]) -> list[Up
     torch.set_num_threads(1)
     try:
         for chosen in groups:
-            slices = [lr_and_hr(upscaler, pictures[i][None], (0.0, 1.0))[0] for i in chosen]
-            known = [upscaler.describe(lr) for lr in slices]
-            copies = [i % len(chosen) for i in range(max(TOGETHER, len(chosen)))]
-            lr = torch.cat([slices[i] for i in copies]).to(upscaler.device)
-            described = torch.cat([known[i] for i in copies]) if upscaler.network.told else None
-            for i, description, sr in zip(chosen, known, upscaler.enlarge(lr, described).split(1)):
-                found[i] = replace(upscaler, known=(description, sr))
+            chosen = [chosen[i % len(chosen)] for i in range(max(TOGETHER, len(chosen)))]
+            lr = lr_and_hr(upscaler, np.stack([pictures[i] for i in chosen]), (0.0, 1.0))[0]
+            lr = lr.to(upscaler.device)
+            descriptions = upscaler.describe_each(lr)
+            sr = upscaler.enlarge(lr, descriptions).split(1)
+            known = [None] * len(sr) if descriptions is None else descriptions.split(1)
+            for i, *results in zip(chosen, known, sr):
+                found[i] = replace(upscaler, known=tuple(results))
     finally:
         torch.set_num_threads(threads)
     return found
