@@ -12,7 +12,8 @@ from dataset import Slices
 from degradation import Scale, add_noise, crop_to_scale, degrade, draw_degradation, random_contrast
 from description import describe_degradation
 
-THICKER = 0.25  # share of the samples that are slices of several mm, as clinical scans have them
+THICKER = 0.35  # share of the samples that are slices of 2 to 9 mm, as clinical scans have them
+UPPER = 0.2  # share of the samples that come from the upper fifth of a head, where scalp prevails
 VIEW = 24, 64  # least and most LR pixels along an edge of what the estimator sees
 
 
@@ -55,9 +56,13 @@ def training_batch(
     for number in range(iteration * batch_size + rank, (iteration + 1) * batch_size, world):
         rng = np.random.default_rng([seed, 2, number])
         chosen = shuffled(len(slices), seed, number // len(slices))[number % len(slices)]
+        clinical = augment and degradation == "wide" and scale[0] == scale[1]
+        if clinical and rng.random() < UPPER:
+            volume = slices.volume_of(chosen)
+            chosen = volume[-1 - int(rng.integers(max(1, len(volume) // 5)))]
         pixels = slices[chosen]
-        if augment and degradation == "wide" and scale[0] == scale[1] and rng.random() < THICKER:
-            pixels = slices.thicker(chosen, int(rng.integers(2, 6)))
+        if clinical and rng.random() < THICKER:
+            pixels = slices.thicker(chosen, int(rng.integers(2, 10)))
         samples.append(
             training_sample(pixels, rng, patch, size, degradation, scale, augment, noisy)
         )

@@ -49,6 +49,25 @@ def load_checkpoint(path) -> dict:
     return checkpoint
 
 
+def load_mean(paths) -> dict:
+    """One checkpoint: the mean of the weights of these, all else as in the first.
+
+    Runs that began alike often have a mean that is better than each of them: Wortsman et al.,
+    "Model soups", ICML 2022. A file that is named twice counts twice. Raises DataError as
+    `load_checkpoint`, and if the networks differ.
+    """
+    first, *others = (load_checkpoint(path) for path in paths)
+    for path, other in zip(paths[1:], others):
+        same = all(other[key] == first[key] for key in ("arch", "scale"))
+        sizes = [{k: v.shape for k, v in c["model"].items()} for c in (first, other)]
+        if not same or sizes[0] != sizes[1]:
+            raise DataError(f"{path}: is another network than {paths[0]}; they have no mean")
+    models = [checkpoint["model"] for checkpoint in (first, *others)]
+    if others:
+        first["model"] = {k: sum(m[k].float() for m in models) / len(models) for k in models[0]}
+    return first
+
+
 def renamed(path: Path) -> Path:
     """The path of shipped weights that are asked for by their old name, said in a line."""
     new = path.with_name(RENAMED.get(path.name, path.name))

@@ -126,6 +126,16 @@ class Slices:
             file.seek(int(self.offset[i]))
             return np.frombuffer(file.read(h * w), np.uint8).reshape(h, w)
 
+    def volume_of(self, i: int) -> range:
+        """The numbers of the slices here that are of the volume of slice i; of a picture only i."""
+        stem, mark, _ = str(self.name[i]).rpartition("#")
+        first, last = i, i
+        while mark and first > 0 and str(self.name[first - 1]).startswith(stem + mark):
+            first -= 1
+        while mark and last + 1 < len(self) and str(self.name[last + 1]).startswith(stem + mark):
+            last += 1
+        return range(first, last + 1)
+
     def thicker(self, i: int, count: int) -> np.ndarray:
         """The mean of slice i and of those after it in its volume, `count` in all if there are."""
         stem, mark, index = str(self.name[i]).rpartition("#")

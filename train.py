@@ -26,7 +26,7 @@ import batches
 import dataset
 import modules
 import runs
-from checkpoints import load_checkpoint, save_checkpoint
+from checkpoints import load_checkpoint, load_mean, save_checkpoint
 from degradation import degrade, parse_scale, scale_name
 from figures import examples_figure
 from metrics import metrics_table, note_legend, psnr_of
@@ -78,7 +78,7 @@ def parser_of() -> Parser:
     add("--channels", type=int_between(1, 1024), help="feature channels  (default: 48, espcn: 64)")
     add("--blocks", type=int_between(0, 1024), default=13,
         help="convolutions in the middle of deep")  # fmt: skip
-    add("--weights", metavar="FILE", help="start from these weights, whose network it then is")
+    add("--weights", nargs="+", metavar="FILE", help="weights to start from; several: their mean")
     add = parser.add_argument_group("training").add_argument
     add("--epochs", type=int_between(1),
         help="passes over the training slices, instead of --iterations")  # fmt: skip
@@ -212,15 +212,15 @@ def start_network(args, run, resuming):
         arch |= {"blocks": args.blocks, "half": 4, "told": args.degradation == "wide"}
     if not args.weights:
         return modules.build(arch, args.scale), arch
-    given = load_checkpoint(args.weights)
-    modules.load_network(given, args.weights)  # refuses what is damaged
+    given, names = load_mean(args.weights), ", ".join(args.weights)
+    modules.load_network(given, names)  # refuses what is damaged
     told = {"told": True} if arch.get("told") and given["arch"]["name"] == "deep" else {}
     # The error head is left out: it was made for features that training changes.
     arch = {k: v for k, v in given["arch"].items() if k != "spread"} | told
     network = modules.build(arch, args.scale)
     left = modules.adopt_weights(network, given)
     if left and rank() == 0:
-        note(f"{args.weights}: not in it, so begun anew: {', '.join(left[:4])}")
+        note(f"{names}: not in it, so begun anew: {', '.join(left[:4])}")
     return network, arch
 
 
@@ -287,14 +287,13 @@ def validate(model, pairs, n: int) -> tuple[float, float]:
 def upscale_batch(model, network, batch, iteration, batch_size):
     """(SR, estimated description or None) of a batch.
 
-    A network that is told the degradation is told the truth for a third of the samples, and what it
-    estimates itself for the others.
+    Of a network that takes descriptions, half of the samples are told the truth, half the estimate.
     """
     if not network.told:
         return model(batch.lr), None
     estimate = network.describe(batch.view)
     dice = torch.Generator().manual_seed(iteration)
-    told = torch.rand(batch_size, 1, generator=dice)[rank() :: world()] < 0.35
+    told = torch.rand(batch_size, 1, generator=dice)[rank() :: world()] < 0.5
     description = torch.where(told.to(estimate.device), batch.description, estimate)
     return model(batch.lr, description), estimate
 
@@ -303,12 +302,13 @@ def loss_of(errors, bicubic_errors, estimate, batch) -> torch.Tensor:
     """What is minimised; log and loss graph show the MSE in either case.
 
     The MSE; of a network that estimates the degradation, the MSE divided by bicubic upsampling's,
-    as degradations differ in difficulty, and the error of the estimate.
+    as degradations differ in difficulty, more of it near bicubic's, and the error of the estimate.
     """
     if estimate is None:
         return errors.mean()
     off = F.mse_loss(estimate[:, :-1].float(), batch.description[:, :-1])
-    return (1e-3 * errors / (bicubic_errors + 1e-4)).mean() + 2e-3 * off
+    part = errors / (bicubic_errors + 1e-4)
+    return 1e-3 * (part + 1.5 * (part - 0.8).clamp(min=0)).mean() + 6e-3 * off
 
 
 # --- the loop -------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import torch
 import modules
 from batches import training_batch
 from calibration import INTERVAL, noise_share
-from checkpoints import load_checkpoint, save_checkpoint
+from checkpoints import load_mean, save_checkpoint
 from dataset import DATA_OPTIONS, add_data_arguments, load_parts
 from degradation import NAMED, crop_to_scale, degrade
 from utils import Parser, UsageError, int_between, pick_device, progress, run_main
@@ -109,7 +109,7 @@ def main(argv=None):
     parser = Parser(__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("checkpoint", help="weights of a network whose error is to be learned")
+    add("checkpoint", nargs="+", help="weights of a network; of several files their mean")
     add("--data", help="folder of pictures or volumes, as for train.py; default: data/ds002748")
     add("--out", required=True, metavar="FILE", help="weights with the head, to be written")
     add("--iterations", type=int_between(1), default=3000, help="steps of 4 patches (default 3000)")
@@ -120,10 +120,10 @@ def main(argv=None):
     if args.threads:
         torch.set_num_threads(args.threads)
     device = pick_device(args.device)
-    checkpoint = load_checkpoint(args.checkpoint)
+    checkpoint, names = load_mean(args.checkpoint), ", ".join(args.checkpoint)
     if checkpoint["arch"].get("name") != "deep":
-        raise UsageError(f"{args.checkpoint}: only the default network has an error head")
-    given = modules.load_network(checkpoint, args.checkpoint)
+        raise UsageError(f"{names}: only the default network has an error head")
+    given = modules.load_network(checkpoint, names)
     if 1 in given.scale:
         args.axis = "through"
     parts, _ = load_parts(**{name: getattr(args, name) for name in DATA_OPTIONS})

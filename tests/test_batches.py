@@ -133,6 +133,21 @@ def test_a_thicker_slice_is_the_mean_of_neighbours_of_its_own_volume(slices):
         assert (slices.thicker(alone, 4) == slices[alone]).all()
 
 
+def test_slices_of_a_volume_are_told_from_those_beside_it(slices):
+    assert [list(slices.volume_of(i)) for i in range(5)] == [[0, 1, 2]] * 3 + [[3], [4]]
+
+
+def test_wide_training_sees_the_upper_end_of_heads_more_often(tmp_path):
+    """The upper fifth of a volume has its own share beside that of all slices."""
+    flat = {f"a.nii#{i}": np.full((32, 32), 10 + 2 * i, np.uint8) for i in range(100)}
+    heads = slices_of(tmp_path / "pixels", flat)
+    options = dict(batch_size=400, patch=0)
+    brightest = [batch_of(heads, degradation=name, **options).hr.amax((1, 2, 3)) for name in
+                 ("bicubic", "wide")]  # fmt: skip
+    upper = [float((b > 0.64).float().mean()) for b in brightest]
+    assert upper[0] < 0.13 < upper[1]
+
+
 def test_a_noisier_scanner_leaves_noise_in_the_truth_too(slices):
     options = dict(degradation="bicubic", batch_size=8, patch=0)
     plain, noisy = (batch_of(slices, 2, **options, noisy=share) for share in (0.0, 1.0))

@@ -33,6 +33,22 @@ def test_a_loaded_network_gives_the_same_bits(tmp_path, arch):
     assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
 
 
+def test_the_mean_of_weights(tmp_path):
+    """Of three files, one of them named twice; networks of other sizes have no mean."""
+    paths = [tmp_path / name for name in ("a.pt", "b.pt", "c.pt")]
+    networks = [random_network(arch) for arch in (ARCH, ARCH, ARCHS[2])]
+    for n, (path, network, arch) in enumerate(zip(paths, networks, (ARCH, ARCH, ARCHS[2]))):
+        network.tail.weight.data += n
+        checkpoints.save_checkpoint(path, checkpoint_of(network, arch))
+    a, b, mean = (found["model"] for found in (
+        *map(load_checkpoint, paths[:2]), checkpoints.load_mean([paths[0], paths[1], paths[1]])
+    ))  # fmt: skip
+    for name, values in mean.items():
+        torch.testing.assert_close(values, (a[name] + 2 * b[name]) / 3)
+    with pytest.raises(DataError, match="is another network"):
+        checkpoints.load_mean([paths[0], paths[2]])
+
+
 def refused(path) -> str:
     """The error that a file gives; it must be ours, short, in one line, and name the file."""
     with pytest.raises(DataError) as error:
