@@ -81,6 +81,12 @@ def unlike_training(lr: torch.Tensor, description: torch.Tensor | None) -> str:
     return ", ".join(signs)
 
 
+def middle_slices(count: int, most: int = 8) -> list[int]:
+    """Which of the slices of a scan speak for all of them: some of its middle, evenly spaced."""
+    shares = np.linspace(0.3, 0.7, most) * (count - 1)
+    return np.unique(shares.round().astype(int)).tolist()
+
+
 class Estimator(nn.Module):
     """Finds the description of an LR slice: a few convolutions, their mean size over the slice.
 

@@ -9,7 +9,6 @@ against cubic and linear interpolation.
 """
 
 import csv
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +37,7 @@ from utils import (
     progress,
     run_main,
     warn,
+    write_json,
 )
 
 SHIPPED = Path(__file__).with_name("weights")
@@ -355,8 +355,7 @@ def write_results(args, scale, rows, tables, curves) -> None:
     if args.json:
         about = {"data": args.pairs or args.data or "data/ds002748", "split": args.split or "test"}
         about |= {"seed": args.seed, "scale": scale_name(scale), "told": args.told}
-        with atomic_write(args.json, "w") as file:
-            json.dump({**about, "results": tables}, file, indent=1)
+        write_json(args.json, {**about, "results": tables})
     if args.csv:
         write_csv(args.csv, rows)
     if args.curves:

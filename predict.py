@@ -52,6 +52,7 @@ from utils import (
     progress,
     run_main,
     warn,
+    write_json,
 )
 
 LARGE = 2**30  # bytes of a result that are announced
@@ -201,6 +202,8 @@ def upscale(job, image, upscaler: Upscaler, ways, args, figure: bool, warnings: 
     out = image.output_like(ways[0], scale)
     if out.nbytes > LARGE or out.nbytes > 20 * image.bytes:
         note(f"{job.source}: the result takes {out.nbytes / 2**30:.1f} GB before compression")
+    if image.times > 1:
+        note(f"{job.source}: holds {image.times} volumes; each is upscaled")
     errors = image.errors_like(out) if args.uncertainty else None
     for t in reversed(range(image.times)):  # figure and record are of volume 0 and the last way
         data = image.intensities(t)
@@ -231,12 +234,12 @@ def upscale(job, image, upscaler: Upscaler, ways, args, figure: bool, warnings: 
         with drawing:
             images.draw(paths[0], image, scale, ways, out, data, span, map_t)
     record = provenance.record(job, image, upscaler, ways, description, warnings)
-    paths.append(provenance.write_json(job.file(label, ".json"), record))
+    paths.append(write_json(job.file(label, ".json"), record))
     if errors is not None:
         paths.insert(0, image.write_errors(job, label + provenance.ERROR, errors, ways[0], scale))
         if job.dataset:  # where each image needs a sidecar
             about = record | {"Description": "Expected absolute error: " + record["Description"]}
-            provenance.write_json(job.file(label + provenance.ERROR, ".json"), about)
+            write_json(job.file(label + provenance.ERROR, ".json"), about)
     paths.insert(0, image.write(job, label, out, ways[0], scale))
     return Result(paths, record, unlike=strange)
 
@@ -320,7 +323,7 @@ def simulate(job, image, upscaler: Upscaler, ways, args, figure: bool, warnings:
     if inside:
         share = record["ExpectedError"]["ShareWithinInterval"] = float(np.nanmean(inside))
         note(f"{job.source}: {share:.1%} of the pixels are within the interval of 90 %")
-    paths.append(provenance.write_json(job.file(label, ".json"), record))
+    paths.append(write_json(job.file(label, ".json"), record))
     if image.sizes:
         return Result([write_scores(job.file(label, ".csv"), rows), *paths], record, means)
     stored = image.to_stored(kept[2].clip(0), image.dtype)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from calibration import INTERVAL
 from degradation import Degradation
-from utils import atomic_write, version
+from utils import atomic_write, version, write_json
 
 NAME = "brain-mri-superres"
 ERROR = "_error"  # what the labels of error maps end in
@@ -173,14 +173,7 @@ def write_description(output: Path, root: Path) -> None:
     words = (
         f"Enlarged by {NAME} {version()}. How each file was made stands in the JSON beside it.\n"
     )
-    write_json(output / "README", None, words)
-    write_json(output / ".bidsignore", None, "*_figure.png\n*.csv\n")
+    for name, text in (("README", words), (".bidsignore", "*_figure.png\n*.csv\n")):
+        with atomic_write(output / name, "w") as file:
+            file.write(text)
     write_json(path, about)
-
-
-def write_json(path: Path, content, text: str = "") -> Path:
-    """Write an object as JSON (or a text as it is), whole or not at all."""
-    with atomic_write(path, "w") as file:
-        text = text or json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        file.write(text.encode("utf-8", "backslashreplace").decode())  # names that are no UTF-8
-    return path

@@ -62,11 +62,6 @@ def read_config(run) -> dict:
         return {}
 
 
-def write_json(path, content) -> None:
-    with atomic_write(path, "w") as file:
-        json.dump(content, file, indent=1)
-
-
 def read_log(path, until: int) -> list[dict]:
     """The rows of log.csv up to an iteration: what came after the last checkpoint is done again."""
     with open(path, newline="") as file:

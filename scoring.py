@@ -10,13 +10,12 @@ import torch
 import modules
 import upscaling
 from degradation import NAMED, Scale, crop_to_scale, degrade, make_consistent, parse_degradation
-from description import ENTRIES, describe_degradation
+from description import ENTRIES, describe_degradation, middle_slices
 from figures import Example
 from metrics import score, summarise
 from utils import progress
 
 CONSISTENT = ", consistent"  # ends the name of a row that is projected onto the LR slice
-BATCH = 2**15  # LR pixels that are upscaled at once
 # The degradations that validation slices take in turns in training with `wide`.
 WIDE = (*NAMED, *NAMED, "blur-2", "blur-1", "rician-2", "jpeg-75", "zerofill-2")
 THROUGH = ("slab-1", "slab-0.8", "blur-1", "slab-1+rician-2")  # the same, through thick slices
@@ -45,7 +44,7 @@ def batches(shapes, scale: Scale) -> list[list[int]]:
     for i, (h, w) in enumerate(np.asarray(shapes).tolist()):
         by_size[h // scale[0], w // scale[1]].append(i)
     for (h, w), numbers in by_size.items():
-        n = max(1, BATCH // max(1, h * w))
+        n = max(1, upscaling.PART_PIXELS // max(1, h * w))
         found += [numbers[k : k + n] for k in range(0, len(numbers), n)]
     return found
 
@@ -77,8 +76,7 @@ def scan_descriptions(network, slices, degradation, scale: Scale, device, told=F
         scans[str(name).split("#")[0]].append(i)
     found = torch.zeros(len(slices), ENTRIES, device=device)
     for numbers in scans.values():
-        places = np.linspace(0.3 * (len(numbers) - 1), 0.7 * (len(numbers) - 1), 8).round()
-        middle = [numbers[int(place)] for place in np.unique(places)]
+        middle = [numbers[place] for place in middle_slices(len(numbers))]
         lr = [degrade(as_tensor(slices[i], scale, device), degradation, scale, seed=i)
               for i in middle]  # fmt: skip
         found[numbers] = torch.cat([network.describe(one, truth) for one in lr]).mean(0)

@@ -46,6 +46,7 @@ from utils import (
     progress,
     run_main,
     warn,
+    write_json,
 )
 
 SAVE_EVERY = 200  # iterations between two writings of last.pt
@@ -257,7 +258,7 @@ def set_up(args, device, run, resuming):
         note(f"run:        {run}, {total} iterations of {args.batch_size} slices")
         if not resuming:
             runs.save_last(run, state, about)
-        runs.write_json(run / "config.json", config)  # where one is, a run can be resumed
+        write_json(run / "config.json", config)  # where one is, a run can be resumed
     return parts, state, rows, config, about, total
 
 
@@ -423,8 +424,7 @@ def finish(run: Path, rows, slices, config, about, device) -> int:
     try:
         scores = score_slices(networks, slices, shown, network.scale, device)
         table = table_of(scores, networks)
-        result = {"degradation": shown, "results": table, "config": config}
-        runs.write_json(run / "metrics.json", result)
+        write_json(run / "metrics.json", dict(degradation=shown, results=table, config=config))
         runs.plot(run, rows, about)
         chosen = np.unique(np.linspace(0, len(slices) - 1, 5).round().astype(int)[1:4])
         examples = [example_of(network, slices, int(i), shown, scores, device) for i in chosen]

@@ -23,7 +23,7 @@ from degradation import (
     parse_degradation,
     scale_name,
 )
-from description import describe_degradation, unlike_training, words_of
+from description import describe_degradation, middle_slices, unlike_training, words_of
 from upscaling import upscale
 from utils import UsageError, note, progress, warn
 
@@ -130,20 +130,19 @@ class Upscaler:
 # --- whole stacks of slices -----------------------------------------------------------------------
 
 
-def lr_and_hr(upscaler: Upscaler, part: np.ndarray, span, seed: int = 0) -> tuple:
-    """What the network takes (N, 1, H, W), and in a simulation the truth that it is made of."""
+def lr_and_hr(upscaler: Upscaler, part: np.ndarray, span, first: int = 0) -> tuple:
+    """What the network takes (N, 1, H, W), and in a simulation the truth that it is made of.
+
+    first: the number of the first of these slices.
+    """
     low, high = np.float32(span[0]), np.float32(span[1] - span[0])
     lr, hr = torch.from_numpy((part - low) / high)[:, None], None
     if upscaler.simulate:
         hr = lr.clamp(0, 1)
-        lr = degrade(hr, upscaler.degradation, upscaler.network.scale, seed=seed)
+        numbered = enumerate(hr.split(1), first)  # noise is a slice's own, whatever the batch
+        lr = [degrade(x, upscaler.degradation, upscaler.network.scale, seed=i) for i, x in numbered]
+        lr = torch.cat(lr)
     return lr, hr
-
-
-def middle_slices(slices: np.ndarray, count: int = 8) -> np.ndarray:
-    """Which slices of the middle of a stack speak for the whole of it."""
-    shares = np.linspace(0.3, 0.7, count) * (len(slices) - 1)
-    return np.unique(shares.round().astype(int))
 
 
 def describe_stack(upscaler: Upscaler, slices: np.ndarray, span=(0.0, 1.0)):
@@ -152,7 +151,7 @@ def describe_stack(upscaler: Upscaler, slices: np.ndarray, span=(0.0, 1.0)):
     None: the network takes no description.
     """
     y, x = (slice(max(0, n // 2 - 256), n // 2 + 256) for n in slices.shape[1:])
-    sample = slices[middle_slices(slices), y, x]
+    sample = slices[middle_slices(len(slices)), y, x]
     if upscaler.simulate:
         sample = crop_to_scale(sample, upscaler.network.scale)
     return upscaler.describe(lr_and_hr(upscaler, sample, span)[0])
@@ -231,7 +230,7 @@ def unlike(upscaler: Upscaler, image, data, span, ways, description) -> str:
     slices = image.cut(data, image.acquired(ways))
     y, x = (slice(None, None, max(1, n // 512)) for n in slices.shape[1:])
     low, high = np.float32(span[0]), np.float32(span[1] - span[0])
-    sample = (slices[middle_slices(slices), y, x] - low) / high
+    sample = (slices[middle_slices(len(slices)), y, x] - low) / high
     return unlike_training(torch.from_numpy(sample)[:, None], description)
 
 

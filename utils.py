@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import functools
+import json
 import os
 import re
 import subprocess
@@ -109,6 +110,14 @@ def atomic_write(path, mode: str = "wb"):
         if isinstance(error, OSError):
             raise DataError(f"{path}: cannot be written ({reason(error)})") from None
         raise
+
+
+def write_json(path, content) -> Path:
+    """Write an object as JSON, whole or not at all."""
+    with atomic_write(path, "w") as file:
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        file.write(text.encode("utf-8", "backslashreplace").decode())  # names that are no UTF-8
+    return Path(path)
 
 
 # --- command line and messages --------------------------------------------------------------------

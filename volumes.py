@@ -7,11 +7,12 @@ from degradation import degrade, parse_degradation
 from formats import slices_of
 from metrics import psnr_of
 from upscaler import Upscaler, describe_stack, upscale_stack
+from upscaling import PART_PIXELS
 
 PLANES = ("sagittal", "coronal")
 
 
-def batches_of(stack: np.ndarray, pixels: int = 2**15):
+def batches_of(stack: np.ndarray, pixels: int = PART_PIXELS):
     """A stack as tensors (n, 1, Z, W) of a few slices each."""
     n = max(1, pixels // (stack.shape[1] * stack.shape[2]))
     for start in range(0, len(stack), n):

@@ -140,18 +140,29 @@ def test_slices_are_scaled_by_the_volume_not_one_by_one(enlarged):
     np.testing.assert_allclose(result, np.broadcast_to(data[0, 0], result.shape), rtol=1e-4)
 
 
-def test_4d_is_done_volume_by_volume(enlarged, tmp_path, run):
+def test_4d_is_done_volume_by_volume(enlarged, tmp_path, run, capsys):
     data = np.stack([blob((10, 9, 4)), blob((10, 9, 4), 100), blob((10, 9, 4))[::-1]], 3)
     image = nib.Nifti1Image(data.astype(np.float32), np.diag([2, 2, 3, 1]))
     image.header.set_zooms((2, 2, 3, 1.7))
     nib.save(image, tmp_path / "b.nii.gz")
     run(tmp_path / "b.nii.gz")
+    assert "b.nii.gz: holds 3 volumes; each is upscaled" in capsys.readouterr().out
     result = nib.load(tmp_path / "b_x4.nii.gz")
     assert result.shape == (40, 36, 4, 3)
     np.testing.assert_allclose(result.header.get_zooms(), (0.5, 0.5, 3, 1.7))
     for t in range(3):
         alone = enlarged(data[..., t].astype(np.float32), image.affine).get_fdata()
         np.testing.assert_allclose(result.get_fdata()[..., t], alone, atol=1e-3)
+
+
+def test_the_noise_of_a_simulated_slice_is_its_own(tmp_path, run):
+    nib.save(nib.Nifti1Image(blob((24, 20, 5)).astype(np.float32), np.eye(4)), tmp_path / "a.nii")
+    found = []
+    for size in (1, 3):
+        options = ("--simulate", "--noise", "0.03", "--batch-size", size, "--no-figure")
+        run(tmp_path / "a.nii", *options)
+        found.append((tmp_path / "a_simulated_x4.csv").read_text())
+    assert found[0] == found[1]
 
 
 def test_results_stay_near_the_values_around_whatever_comes(enlarged, tiny):
