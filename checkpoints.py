@@ -53,18 +53,27 @@ def load_mean(paths) -> dict:
     """One checkpoint: the mean of the weights of these, all else as in the first.
 
     Runs that began alike often have a mean that is better than each of them: Wortsman et al.,
-    "Model soups", ICML 2022. A file that is named twice counts twice. Raises DataError as
-    `load_checkpoint`, and if the networks differ.
+    "Model soups", ICML 2022. A file that is named twice counts twice. A mean has no error head, as
+    each was made for other features. Raises DataError as `load_checkpoint`, and if the networks
+    differ.
     """
-    first, *others = (load_checkpoint(path) for path in paths)
-    for path, other in zip(paths[1:], others):
+    found = [load_checkpoint(path) for path in paths]
+    first = found[0]
+    if len(found) == 1:
+        return first
+    for checkpoint in found:
+        checkpoint["arch"].pop("spread", None)
+        model = checkpoint["model"]
+        checkpoint["model"] = {k: v for k, v in model.items() if not k.startswith("spread.")}
+    for path, other in zip(paths, found):
         same = all(other[key] == first[key] for key in ("arch", "scale"))
         sizes = [{k: v.shape for k, v in c["model"].items()} for c in (first, other)]
         if not same or sizes[0] != sizes[1]:
             raise DataError(f"{path}: is another network than {paths[0]}; they have no mean")
-    models = [checkpoint["model"] for checkpoint in (first, *others)]
-    if others:
-        first["model"] = {k: sum(m[k].float() for m in models) / len(models) for k in models[0]}
+    models = [checkpoint["model"] for checkpoint in found]
+    first["model"] = {k: sum(model[k].float() for model in models) / len(models) for k in models[0]}
+    first["trained_on"] = "; ".join(dict.fromkeys(c["trained_on"] for c in found))
+    first.pop("calibration", None)
     return first
 
 

@@ -128,20 +128,26 @@ class Slices:
 
     def volume_of(self, i: int) -> range:
         """The numbers of the slices here that are of the volume of slice i; of a picture only i."""
-        stem, mark, _ = str(self.name[i]).rpartition("#")
+        stem, index = self.place_of(i)
         first, last = i, i
-        while mark and first > 0 and str(self.name[first - 1]).startswith(stem + mark):
-            first -= 1
-        while mark and last + 1 < len(self) and str(self.name[last + 1]).startswith(stem + mark):
-            last += 1
+        if index is not None:
+            while first > 0 and self.place_of(first - 1)[0] == stem:
+                first -= 1
+            while last + 1 < len(self) and self.place_of(last + 1)[0] == stem:
+                last += 1
         return range(first, last + 1)
+
+    def place_of(self, i: int) -> tuple[str, int | None]:
+        """The file of slice i, and its number in it; None for a picture."""
+        stem, _, index = str(self.name[i]).rpartition("#")
+        return (stem, int(index)) if stem and index.isdecimal() else (str(self.name[i]), None)
 
     def thicker(self, i: int, count: int) -> np.ndarray:
         """The mean of slice i and of those after it in its volume, `count` in all if there are."""
-        stem, mark, index = str(self.name[i]).rpartition("#")
+        stem, index = self.place_of(i)
         together = [self[i].astype(np.float32)]
-        for j in range(i + 1, min(i + count, len(self)) if mark else i):
-            if self.name[j] != f"{stem}#{int(index) + j - i}":
+        for j in range(i + 1, i if index is None else min(i + count, len(self))):
+            if self.place_of(j) != (stem, index + j - i):
                 break
             together.append(self[j])
         return (np.mean(together, axis=0) + 0.5).astype(np.uint8)

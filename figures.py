@@ -139,7 +139,10 @@ def detail_panels(panels: list[Panel], image: np.ndarray, window: tuple) -> list
     (top, left, height, width), (h, w) = window, image.shape
     part = image[int(top * h) : int((top + height) * h), int(left * w) : int((left + width) * w)]
     white = float(np.percentile(part, 99.5).clip(0.2, 1))
-    return [replace(p, text="", window=window, high=p.high if p.colours else white) for p in panels]
+    return [
+        replace(p, text="", window=window, high=white if p.palette == "grey" else p.high)
+        for p in panels
+    ]
 
 
 def error_limit(errors) -> float:
@@ -149,15 +152,15 @@ def error_limit(errors) -> float:
 
 def error_panel(errors: np.ndarray, text: str, tall: float, limit: float, window=WHOLE) -> Panel:
     """A panel of an error map; errors of `limit` and more are shown as the brightest."""
-    return Panel(errors, text, tall, window, colours="inferno", high=limit)
+    return Panel(errors, text, tall, window, palette="inferno", high=limit)
 
 
 def bar_below(sheet, place: tuple, panel: Panel) -> None:
     """A colour bar in the space that was kept free below the figure's last row."""
     left, _, right, _ = place
     top = sheet.height - px(BAR - 0.07)
-    place = left + px(0.02), top, right - px(0.02), top + px(0.1)
-    colour_bar(sheet, place, panel, "absolute error (white = 1)")
+    bar = left + px(0.02), top, right - px(0.02), top + px(0.1)
+    colour_bar(sheet, bar, panel, "absolute error (white = 1)")
 
 
 def simulation_figure(
@@ -176,7 +179,7 @@ def simulation_figure(
     before, after = abs(bicubic - hr), abs(sr - hr)
     limit = error_limit([before, after])
     if expected is None:
-        gain = dict(colours="RdBu", low=-limit, high=limit)
+        gain = dict(palette="RdBu", low=-limit, high=limit)
         last = Panel(before - after, "blue: nearer, red: farther", tall, **gain)
     else:
         last = error_panel(expected, "expected error", tall, limit)
@@ -203,9 +206,9 @@ def write_scores(sheet, place: tuple, errors: Panel, scores) -> None:
         y = top + px(0.1 + i * LINE)
         for text, x, anchor in zip(line, (0.02, 0.62, 0.99), ("la", "ra", "ra")):
             write_text(sheet, left + x * width, y, text, anchor)
-    top = bottom - px(0.52)
-    place = left + round(0.1 * width), top, left + round(0.9 * width), top + px(0.1)
-    colour_bar(sheet, place, errors, "absolute error")
+    edge = bottom - px(0.52)
+    bar = left + round(0.1 * width), edge, left + round(0.9 * width), edge + px(0.1)
+    colour_bar(sheet, bar, errors, "absolute error")
 
 
 @dataclass
@@ -266,15 +269,13 @@ def example_row(example: Example, errors: bool) -> list[Panel]:
     whole, detail = content_window(example.hr), busiest_window(example.hr, tall)
     bicubic, sr = np.clip(example.bicubic, 0, 1), np.clip(example.sr, 0, 1)
     before, after = (f"{s['psnr']:.2f} dB" for s in example.scores)
-    letters = 20 if errors else 26
-    name = "\n".join(shortened(line, letters) for line in example.name.splitlines())
     panels = {f"bicubic, {before}": bicubic, f"network, {after}": sr, "truth": example.hr}
     panels = panels if errors else {"low resolution": example.lr} | panels
     details = detail_panels([Panel(x, "", tall) for x in panels.values()], example.hr, detail)
     for panel, text in zip(details, panels):
         panel.text = text
     box = None if is_most_of(detail, whole) else detail
-    row = [Panel(example.hr, name, tall, whole, box), *details]
+    row = [Panel(example.hr, example.name, tall, whole, box), *details]
     if errors:
         maps = [abs(bicubic - example.hr), abs(sr - example.hr)]
         for image, text in zip(maps, ("error of bicubic", "of network")):

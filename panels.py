@@ -32,7 +32,7 @@ class Panel:
     window: tuple = WHOLE  # the part that is shown
     box: tuple | None = None  # a window to mark
     marks: str = ""  # letters at the left, right, top and bottom edge
-    colours: str = ""  # a colour map of matplotlib; '' for grey
+    palette: str = "grey"  # or a colour map of matplotlib
     low: float = 0.0  # the value that is shown black, or by the first colour
     high: float = 1.0  # the value that is shown white, or by the last colour
 
@@ -65,14 +65,14 @@ def write_text(sheet, x: float, y: float, words: str, anchor: str, points=SMALL,
     ImageDraw.Draw(sheet).text((x, y), words, font=letters, anchor=anchor, align="center", **style)
 
 
-def coloured(values: np.ndarray, colours: str, low: float, high: float) -> np.ndarray:
-    """Values (H, W) as colours, uint8 (H, W, 3), from the first at `low` to the last at `high`."""
-    values = np.clip((values - low) / (high - low), 0, 1)
-    if not colours:
+def coloured(values: np.ndarray, panel: Panel) -> np.ndarray:
+    """Values (H, W) in the colours of a panel, uint8 (H, W, 3)."""
+    values = np.clip((values - panel.low) / (panel.high - panel.low), 0, 1)
+    if panel.palette == "grey":
         return np.repeat((values * 255 + 0.5).astype(np.uint8)[..., None], 3, axis=2)
     from matplotlib import colormaps  # takes 0.2 s
 
-    return colormaps[colours](values, bytes=True)[..., :3]
+    return colormaps[panel.palette](values, bytes=True)[..., :3]
 
 
 def draw_panels(rows: list[list[Panel]], title: str = "", extra: float = 0.0) -> tuple:
@@ -88,26 +88,28 @@ def draw_panels(rows: list[list[Panel]], title: str = "", extra: float = 0.0) ->
         width = (WIDTH - GAP) / len(row) - GAP
         heights = [TABLE if p.image is None else width * min(1.4, p.shape()) for p in row]
         lines = max(p.text.count("\n") + 1 if p.text else 0 for p in row)
-        sizes.append((width, max(heights), lines * LINE))
+        sizes.append((width, max(1 / DPI, *heights), lines * LINE))
     top = LINE * 1.5 * bool(title)
-    height = top + sum(h + text + GAP for _, h, text in sizes) + GAP + extra
+    height = top + sum(high + text + GAP for _, high, text in sizes) + GAP + extra
     sheet, grid = Image.new("RGB", (px(WIDTH), px(height)), "white"), []
     if title:
-        words = shortened(one_line(title), 105)
+        words = fitted(one_line(title), px(WIDTH - 2 * GAP), NORMAL)
         write_text(sheet, px(WIDTH / 2), px(0.04), words, "ma", NORMAL)
-    for row, (width, tall, text) in zip(rows, sizes):
+    for row, (width, high, text) in zip(rows, sizes):
         top += text + GAP
         line = []
         for column, panel in enumerate(row):
             left = GAP + column * (width + GAP)
-            place = px(left), px(top), px(left + width), px(top + tall)
+            place = px(left), px(top), px(left + width), px(top + high)
             line.append(place)
             if panel.image is not None:
                 draw_panel(sheet, panel, place)
             if panel.text:
-                write_text(sheet, px(left + width / 2), px(top - 0.03), panel.text, "md")
+                lines = [fitted(words, px(width), SMALL) for words in panel.text.splitlines()]
+                where = px(left + width / 2), px(top - 0.03)
+                write_text(sheet, *where, "\n".join(lines), "md")
         grid.append(line)
-        top += tall
+        top += high
     return sheet, grid
 
 
@@ -116,23 +118,26 @@ def draw_panel(sheet, panel: Panel, place: tuple) -> None:
     from PIL import Image, ImageDraw
 
     (left, top, right, bottom), (h, w) = place, panel.image.shape
-    width = min(right - left, (bottom - top) / panel.shape())
-    size = max(1, round(width)), max(1, round(width * panel.shape()))
-    left += (right - left - size[0]) // 2
-    y, x, tall, wide = panel.window
+    width = right - left
+    if panel.shape() > 1.4:
+        width = max(1, round((bottom - top) / panel.shape()))
+    size = width, max(1, min(bottom - top, round(width * panel.shape())))
+    left += (right - left - width) // 2
+    y, x, high, wide = panel.window
     image = Image.fromarray(np.ascontiguousarray(panel.image, np.float32))
-    part = (x * w, y * h, min(w, (x + wide) * w), min(h, (y + tall) * h))
+    part = (x * w, y * h, min(w, (x + wide) * w), min(h, (y + high) * h))
     image = np.asarray(image.resize(size, Image.Resampling.BOX, part))  # enlarged, pixels stay
-    image = coloured(image, panel.colours, panel.low, panel.high)
+    image = coloured(image, panel)
     sheet.paste(Image.fromarray(image), (left, top))
     if panel.box:
-        corners = [(panel.box[0] - y) / tall, (panel.box[1] - x) / wide]
-        corners += [corners[0] + panel.box[2] / tall, corners[1] + panel.box[3] / wide]
+        corners = [(panel.box[0] - y) / high, (panel.box[1] - x) / wide]
+        corners += [corners[0] + panel.box[2] / high, corners[1] + panel.box[3] / wide]
         y0, x0, y1, x1 = (round(share * size[1 - i % 2]) for i, share in enumerate(corners))
         outline = left + x0, top + y0, left + max(x0, x1 - 1), top + max(y0, y1 - 1)
         ImageDraw.Draw(sheet).rectangle(outline, outline="gold", width=max(1, px(0.017)))
     places = [(0.02, 0.5, "lm"), (0.98, 0.5, "rm"), (0.5, 0.02, "ma"), (0.5, 0.98, "md")]
-    for mark, (across, down, anchor) in zip(panel.marks, places):
+    room = 2 if size[1] < px(3 * LINE) else 4  # in a low panel those above and below would touch
+    for mark, (across, down, anchor) in zip(panel.marks[:room], places):
         where = left + across * size[0], top + down * size[1]
         write_text(sheet, *where, mark, anchor, outlined=True)
 
@@ -144,7 +149,7 @@ def colour_bar(sheet, place: tuple, panel: Panel, label: str) -> None:
     left, top, right, bottom = place
     width = max(2, right - left)
     ramp = np.broadcast_to(np.linspace(panel.low, panel.high, width), (bottom - top, width))
-    sheet.paste(Image.fromarray(coloured(ramp, panel.colours, panel.low, panel.high)), (left, top))
+    sheet.paste(Image.fromarray(coloured(ramp, panel)), (left, top))
     for share, anchor in ((0, "la"), (0.5, "ma"), (1, "ra")):
         value = panel.low + share * (panel.high - panel.low)
         write_text(sheet, left + share * width, bottom + px(0.03), f"{value:.2g}", anchor)
@@ -162,3 +167,13 @@ def shortened(text: str, letters: int) -> str:
     if len(text) <= letters:
         return text
     return text[: letters // 2 - 1] + "…" + text[-(letters - letters // 2) :]
+
+
+def fitted(text: str, width: int, points: float) -> str:
+    """A line of text, shortened until it is no wider than so many pixels."""
+    letters, words = font(px(points / 72)), text
+    for n in range(len(text) - 1, 3, -1):
+        if letters.getlength(words) <= width:
+            break
+        words = shortened(text, n)
+    return words

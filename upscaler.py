@@ -130,16 +130,16 @@ class Upscaler:
 # --- whole stacks of slices -----------------------------------------------------------------------
 
 
-def lr_and_hr(upscaler: Upscaler, part: np.ndarray, span, first: int = 0) -> tuple:
+def lr_and_hr(upscaler: Upscaler, part: np.ndarray, span, numbers=()) -> tuple:
     """What the network takes (N, 1, H, W), and in a simulation the truth that it is made of.
 
-    first: the number of the first of these slices.
+    numbers: which slices of their stack these are; a simulation needs them.
     """
     low, high = np.float32(span[0]), np.float32(span[1] - span[0])
     lr, hr = torch.from_numpy((part - low) / high)[:, None], None
     if upscaler.simulate:
         hr = lr.clamp(0, 1)
-        numbered = enumerate(hr.split(1), first)  # noise is a slice's own, whatever the batch
+        numbered = zip(numbers, hr.split(1))  # noise is a slice's own, whatever the batch
         lr = [degrade(x, upscaler.degradation, upscaler.network.scale, seed=i) for i, x in numbered]
         lr = torch.cat(lr)
     return lr, hr
@@ -151,10 +151,11 @@ def describe_stack(upscaler: Upscaler, slices: np.ndarray, span=(0.0, 1.0)):
     None: the network takes no description.
     """
     y, x = (slice(max(0, n // 2 - 256), n // 2 + 256) for n in slices.shape[1:])
-    sample = slices[middle_slices(len(slices)), y, x]
+    numbers = middle_slices(len(slices))
+    sample = slices[numbers, y, x]
     if upscaler.simulate:
         sample = crop_to_scale(sample, upscaler.network.scale)
-    return upscaler.describe(lr_and_hr(upscaler, sample, span)[0])
+    return upscaler.describe(lr_and_hr(upscaler, sample, span, numbers)[0])
 
 
 def upscale_stack(
@@ -174,7 +175,7 @@ def upscale_stack(
 
     def work(part):
         chosen, wanted, needed = part
-        lr, hr = lr_and_hr(upscaler, slices[chosen, needed], span, chosen.start)
+        lr, hr = lr_and_hr(upscaler, slices[chosen, needed], span, range(len(slices))[chosen])
         sr, expected = upscaler.run(lr, description, clamped)
         begin, end = (rows * (row - needed.start) for row in (wanted.start, wanted.stop))
         place = slice(rows * wanted.start, rows * wanted.stop)
@@ -209,14 +210,14 @@ def computed_together(upscaler: Upscaler, pictures: list[np.ndarray]) -> list[Up
     torch.set_num_threads(1)
     try:
         for chosen in groups:
-            chosen = [chosen[i % len(chosen)] for i in range(max(TOGETHER, len(chosen)))]
-            lr = lr_and_hr(upscaler, np.stack([pictures[i] for i in chosen]), (0.0, 1.0))[0]
-            lr = lr.to(upscaler.device)
+            filled = [chosen[i % len(chosen)] for i in range(max(TOGETHER, len(chosen)))]
+            stack = np.stack([pictures[i] for i in filled])
+            lr = lr_and_hr(upscaler, stack, (0.0, 1.0))[0].to(upscaler.device)
             descriptions = upscaler.describe_each(lr)
-            sr = upscaler.enlarge(lr, descriptions).split(1)
-            known = [None] * len(sr) if descriptions is None else descriptions.split(1)
-            for i, *results in zip(chosen, known, sr):
-                found[i] = replace(upscaler, known=tuple(results))
+            sr = upscaler.enlarge(lr, descriptions)
+            for place, i in enumerate(chosen):
+                known = None if descriptions is None else descriptions[place : place + 1]
+                found[i] = replace(upscaler, known=(known, sr[place : place + 1]))
     finally:
         torch.set_num_threads(threads)
     return found

@@ -137,6 +137,12 @@ def test_slices_of_a_volume_are_told_from_those_beside_it(slices):
     assert [list(slices.volume_of(i)) for i in range(5)] == [[0, 1, 2]] * 3 + [[3], [4]]
 
 
+def test_pictures_with_a_number_sign_in_their_names_are_no_volume(tmp_path):
+    pictures = {f"a#{i}.png": np.full((32, 32), 40 * i, np.uint8) for i in range(3)}
+    pictures = slices_of(tmp_path / "pixels", pictures)
+    assert list(pictures.volume_of(1)) == [1] and (pictures.thicker(1, 3) == pictures[1]).all()
+
+
 def test_wide_training_sees_the_upper_end_of_heads_more_often(tmp_path):
     """The upper fifth of a volume has its own share beside that of all slices."""
     flat = {f"a.nii#{i}": np.full((32, 32), 10 + 2 * i, np.uint8) for i in range(100)}

@@ -45,6 +45,12 @@ def test_the_mean_of_weights(tmp_path):
     ))  # fmt: skip
     for name, values in mean.items():
         torch.testing.assert_close(values, (a[name] + 2 * b[name]) / 3)
+    with_head = {**ARCH, "spread": True}  # which was made for other features, and is left out
+    about = checkpoint_of(random_network(with_head), with_head)
+    checkpoints.save_checkpoint(paths[1], about | {"trained_on": "others"})
+    mean = checkpoints.load_mean(paths[:2])
+    modules.load_network(mean)
+    assert mean["arch"] == ARCH and mean["trained_on"].endswith("; others")
     with pytest.raises(DataError, match="is another network"):
         checkpoints.load_mean([paths[0], paths[2]])
 

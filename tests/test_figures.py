@@ -58,7 +58,7 @@ def images(shape, scale=(4, 4)):
 
 
 SCORES = [dict(mse=0.00156, psnr=28.07, psnr_brain=24.02, ssim=0.8981)] * 2
-LONG = "a folder with a long name/" * 9 + "sub-01_T1w.nii.gz"
+LONG = "a folder with A LONG NAME/" * 9 + "WWW-01_T1w.nii.gz"
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -192,3 +192,13 @@ def test_a_panel_shows_its_window_and_no_other_pixels():
     wanted = image[2:6, 4:8] * 255
     assert np.abs(shown[np.ix_(rows, columns)] - wanted).max() <= 0.5
     assert np.abs(np.unique(shown) - np.unique(wanted)).max() <= 0.5
+
+
+def test_a_very_flat_image_is_as_wide_as_its_panel():
+    panel = panels.Panel(np.ones((1, 2000), np.float32), tall=1 / 2000)
+    sheet, ((place,),) = panels.draw_panels([[panel]])
+    white = np.asarray(sheet.crop(place))
+    assert white.shape[0] >= 1 and white.shape[1] > 0.95 * sheet.width and white.min() == 255
+    sheet.paste("black", place)
+    panels.draw_panel(sheet, panel, place)
+    assert np.asarray(sheet.crop(place)).min() == 255
