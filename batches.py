@@ -12,7 +12,7 @@ from dataset import Slices
 from degradation import Scale, add_noise, crop_to_scale, degrade, draw_degradation, random_contrast
 from description import describe_degradation
 
-THICKER = 0.35  # share of the samples that are slices of 2 to 9 mm, as clinical scans have them
+THICKER = 0.45  # share of the samples that are slices of 2 to 9 mm, as clinical scans have them
 UPPER = 0.2  # share of the samples from the last fifth of a volume: of axial slices the scalp above
 VIEW = 24, 64  # least and most LR pixels along an edge of what the estimator sees
 

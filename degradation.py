@@ -262,7 +262,7 @@ def draw_degradation(name: str, rng: np.random.Generator, scale: Scale) -> Degra
 
 def draw_point_spread(rng: np.random.Generator) -> Degradation:
     """In the plane: a named one, another of Pillow's, a Gaussian (round or oval), zero filling."""
-    kind = rng.choice(4, p=(0.56, 0.07, 0.25, 0.12))
+    kind = rng.choice(4, p=(0.52, 0.07, 0.25, 0.16))
     if kind == 0:
         return Degradation(rng.choice(NAMED, p=MIXED))
     if kind == 1:
