@@ -302,10 +302,10 @@ def random_contrast(rng: np.random.Generator) -> np.ndarray:
 def inverse_matrix(kernel: str, size: int, factor: int, width: float, device: str) -> torch.Tensor:
     """The pseudo-inverse (size, size / factor) of `axis_matrix`; of its real part for `kspace`.
 
-    Singular values below a twentieth are left alone: there the LR holds noise, not the slice.
+    Singular values below a tenth are left alone: there the LR holds rounding, not the slice.
     """
     matrix = axis_matrix(kernel, size, factor, width)[0].double()
-    return torch.linalg.pinv(matrix, rtol=0.05).float().to(device)
+    return torch.linalg.pinv(matrix, rtol=0.1).float().to(device)
 
 
 def make_consistent(sr, lr, degradation, scale: Scale = (4, 4), clamped=(0.0, 1.0)):
