@@ -302,10 +302,10 @@ def random_contrast(rng: np.random.Generator) -> np.ndarray:
 def inverse_matrix(kernel: str, size: int, factor: int, width: float, device: str) -> torch.Tensor:
     """The pseudo-inverse (size, size / factor) of `axis_matrix`; of its real part for `kspace`.
 
-    Singular values below a tenth are left alone: there the LR holds rounding, not the slice.
+    Singular values below a fifth are left alone: there the LR holds rounding, not the slice.
     """
     matrix = axis_matrix(kernel, size, factor, width)[0].double()
-    return torch.linalg.pinv(matrix, rtol=0.1).float().to(device)
+    return torch.linalg.pinv(matrix, rtol=0.2).float().to(device)
 
 
 def make_consistent(sr, lr, degradation, scale: Scale = (4, 4), clamped=(0.0, 1.0)):
@@ -328,7 +328,7 @@ def make_consistent(sr, lr, degradation, scale: Scale = (4, 4), clamped=(0.0, 1.
     again = down @ sr @ across.T
     # A magnitude picture has lost the sign: the network's is the best guess.
     missing = (lr.copysign(again) if way.kernel == "kspace" else lr) - again
-    missing = F.softshrink(missing, 0.5 / 255 + 3 * way.noise + (100 - (way.jpeg or 100)) / 500)
+    missing = F.softshrink(missing, 0.25 / 255 + 3 * way.noise + (100 - (way.jpeg or 100)) / 500)
     if clamped and way.kernel != "kspace":
         low, high = clamped
         missing = missing.where(lr > low, missing.clamp(max=0))
