@@ -12,8 +12,8 @@ from dataset import Slices
 from degradation import Scale, add_noise, crop_to_scale, degrade, draw_degradation, random_contrast
 from description import describe_degradation
 
-THICKER = 0.45  # share of the samples that are slices of 2 to 9 mm, as clinical scans have them
-UPPER = 0.2  # share of the samples from the last fifth of a volume: of axial slices the scalp above
+THICKER = 0.45  # share of the samples that are means of 2 to 9 slices, as thick as clinical ones
+UPPER = 0.2  # share of the samples from the last fifth of a volume: the top of a head, if axial
 VIEW = 24, 64  # least and most LR pixels along an edge of what the estimator sees
 
 

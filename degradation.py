@@ -313,12 +313,12 @@ def make_consistent(sr, lr, degradation, scale: Scale = (4, 4), clamped=(0.0, 1.
 
     sr (N, 1, H, W), lr (N, 1, H / rows, W / columns). With D the degradation and D+ its
     pseudo-inverse, this is SR + D+ (LR - D SR), the orthogonal projection: what D loses stays the
-    network's, what it keeps is the scan's. A difference that the LR's rounding to 8 bits, its noise
-    (three standard deviations), compression and clamping explain counts as none. clamped (low,
-    high): LR values at the low end may have been smaller, at the high end larger; None where
-    nothing was clamped. For `kspace` it replaces the centre
-    of k-space by the measured one (but for the single Nyquist frequency, of which a magnitude
-    picture holds too little). It helps if the degradation really is the named one.
+    network's, what it keeps is the scan's. A difference counts as none that a quarter of a grey
+    level (what rounding mostly makes), noise (three standard deviations), compression and clamping
+    explain. clamped (low, high): LR values at the low end may have been smaller, at the high end
+    larger; None where nothing was clamped. For `kspace` it replaces the centre of k-space by the
+    measured one (but for the single Nyquist frequency, of which a magnitude picture holds too
+    little). It helps if the degradation really is the named one.
     """
     way = parse_degradation(degradation) if isinstance(degradation, str) else degradation
     device = str(sr.device)

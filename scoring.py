@@ -72,8 +72,8 @@ def scan_descriptions(network, slices, degradation, scale: Scale, device, told=F
         return None
     truth = describe_degradation(degradation, scale).to(device) if told else None
     scans = defaultdict(list)
-    for i, name in enumerate(slices.name):
-        scans[str(name).split("#")[0]].append(i)
+    for i in range(len(slices)):
+        scans[slices.place_of(i)[0]].append(i)
     found = torch.zeros(len(slices), ENTRIES, device=device)
     for numbers in scans.values():
         middle = [numbers[place] for place in middle_slices(len(numbers))]

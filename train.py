@@ -437,7 +437,7 @@ def finish(run: Path, rows, slices, config, about, device) -> int:
     note_legend()
     note(f"In {run}: best.pt last.pt config.json log.csv loss.png examples.png metrics.json")
     best, data = runs.quoted(run / "best.pt"), config["arguments"]["data"] or dataset.OWN_DATA
-    middle = Path(data, slices.name[len(slices) // 2].split("#")[0])
+    middle = Path(data, slices.place_of(len(slices) // 2)[0])
     note("Try next:")
     if 1 not in network.scale:  # predict.py simulates no thick slices, evaluate.py does
         words = f"{runs.quoted(middle)} --output results"

@@ -141,6 +141,7 @@ def test_pictures_with_a_number_sign_in_their_names_are_no_volume(tmp_path):
     pictures = {f"a#{i}.png": np.full((32, 32), 40 * i, np.uint8) for i in range(3)}
     pictures = slices_of(tmp_path / "pixels", pictures)
     assert list(pictures.volume_of(1)) == [1] and (pictures.thicker(1, 3) == pictures[1]).all()
+    assert pictures.place_of(1) == ("a#1.png", None)
 
 
 def test_wide_training_sees_the_upper_end_of_heads_more_often(tmp_path):
