@@ -45,23 +45,35 @@ def score(sr: torch.Tensor, hr: torch.Tensor, scale: tuple[int, int] | None = No
     brain = error[hr > 0.05]
     mse = float(error.mean())
     inside = psnr_of(float(brain.mean())) if brain.numel() else None
-    sr, hr = sr.numpy(), hr.numpy()
-    result = dict(mse=mse, psnr=psnr_of(mse), psnr_brain=inside, ssim=ssim(sr, hr))
+    result = dict(mse=mse, psnr=psnr_of(mse), psnr_brain=inside, ssim=ssim(sr.numpy(), hr.numpy()))
     return result | (dict(power_ratio=power_ratio(sr, hr, scale)) if scale else {})
 
 
-def power_ratio(sr, hr, scale: tuple[int, int]) -> float | None:
-    """Power of SR over that of HR in the frequencies that the LR slice has measured, without DC.
+def measured_power(slices: torch.Tensor, scale: tuple[int, int]) -> torch.Tensor:
+    """Power of each slice (N, 1, H, W) in the frequencies that its LR slice has measured: (N,).
 
-    1: as sharp as the truth; above: sharpened too much. Measured is what lies below the LR slice's
-    Nyquist frequency along both axes. None where HR is flat there.
+    Measured is what lies below the LR slice's Nyquist frequency along both axes, but for the mean.
+    In units of a pixel's squared value.
     """
-    measured = [abs(np.fft.fftfreq(n)) < 0.5 / s for n, s in zip(hr.shape, scale)]
-    measured = np.outer(*measured)
-    measured[0, 0] = False
-    spectra = [np.fft.fft2(np.asarray(x, dtype=np.float64))[measured] for x in (sr, hr)]
-    of_sr, of_hr = (float((abs(x) ** 2).sum()) for x in spectra)
-    return of_sr / of_hr if of_hr > 1e-12 * hr.size**2 else None
+    h, w = slices.shape[-2:]
+    down, across = (
+        torch.fft.fftfreq(h).abs() < 0.5 / scale[0],
+        torch.fft.rfftfreq(w) < 0.5 / scale[1],
+    )
+    counts = (down[:, None] & across).float() * 2  # the other half of the spectrum is the same
+    counts[:, 0] /= 2
+    counts[0, 0] = 0
+    counts = (counts / (h * w) ** 2).to(slices)
+    return (torch.view_as_real(torch.fft.rfft2(slices[:, 0])).square().sum(-1) * counts).sum((1, 2))
+
+
+def power_ratio(sr: torch.Tensor, hr: torch.Tensor, scale: tuple[int, int]) -> float | None:
+    """Power of SR over that of HR, slices (H, W), in the measured frequencies.
+
+    1: as sharp as the truth; above: sharpened too much. None where HR is flat there.
+    """
+    of_sr, of_hr = measured_power(torch.stack((sr, hr))[:, None], scale).tolist()
+    return of_sr / of_hr if of_hr > 1e-12 else None
 
 
 def gains_over(rows: list[dict], bicubic: list[dict]) -> np.ndarray:

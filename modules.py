@@ -292,13 +292,17 @@ class DeepESPCN(nn.Module):
     def describe(self, lr: torch.Tensor, told: torch.Tensor | None = None) -> torch.Tensor:
         """The estimated description (N, ENTRIES) of the degradation of each LR slice.
 
-        told (1, ENTRIES): what somebody says of it counts instead. Only of the noise what is found
-        counts where it is near to what is told: the noise of this very slice.
+        told (1, ENTRIES): what somebody says of it counts instead, see `heed`.
         """
         found = self.estimator(lr)
-        if told is None:
-            return found
-        noise, known = slice(NOISE, RICIAN + 1), told.repeat(len(found), 1)
+        return found if told is None else self.heed(found, told)
+
+    def heed(self, found: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+        """What is told (1 or N, ENTRIES), but the found noise (N, ENTRIES) where it is near to it.
+
+        That is the noise of this very slice.
+        """
+        noise, known = slice(NOISE, RICIAN + 1), told.expand(len(found), -1).clone()
         near = torch.exp(-(((found - told)[:, NOISE : NOISE + 1] / NEAR) ** 2))
         known[:, noise] += near * (found - told)[:, noise]
         return known

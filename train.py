@@ -30,6 +30,7 @@ from checkpoints import load_checkpoint, load_mean, save_checkpoint
 from degradation import degrade, parse_scale, scale_name
 from figures import examples_figure
 from metrics import metrics_table, note_legend, psnr_of
+from objective import loss_of, told_samples, upscale_batch
 from optim import learning_rate, optimisers_of
 from processes import Stop, job, join_processes, leave, rank, restarts, world
 from scoring import as_tensor, evenly_spaced, example_of, score_slices, table_of, taking_turns
@@ -285,33 +286,6 @@ def validate(model, pairs, n: int) -> tuple[float, float]:
     return float(mse.mean()), float(np.mean([psnr_of(m) for m in mse.tolist()]))
 
 
-def upscale_batch(model, network, batch, iteration, batch_size):
-    """(SR, estimated description or None) of a batch.
-
-    Of a network that takes descriptions, half of the samples are told the truth, half the estimate.
-    """
-    if not network.told:
-        return model(batch.lr), None
-    estimate = network.describe(batch.view)
-    dice = torch.Generator().manual_seed(iteration)
-    told = torch.rand(batch_size, 1, generator=dice)[rank() :: world()] < 0.5
-    description = torch.where(told.to(estimate.device), batch.description, estimate)
-    return model(batch.lr, description), estimate
-
-
-def loss_of(errors, bicubic_errors, estimate, batch) -> torch.Tensor:
-    """What is minimised; log and loss graph show the MSE in either case.
-
-    The MSE. Of a network that estimates the degradation, its share of bicubic upsampling's MSE, as
-    degradations differ in difficulty, what is beyond 0.8 counted 2.5-fold; and the estimate's.
-    """
-    if estimate is None:
-        return errors.mean()
-    off = F.mse_loss(estimate[:, :-1].float(), batch.description[:, :-1])
-    part = errors / (bicubic_errors + 1e-4)
-    return 1e-3 * (part + 1.5 * (part - 0.8).clamp(min=0)).mean() + 6e-3 * off
-
-
 # --- the loop -------------------------------------------------------------------------------------
 
 
@@ -343,12 +317,13 @@ def train(args, device, run: Path, resuming: bool) -> int:
         for optimiser in state.optimisers:
             optimiser.param_groups[0]["lr"] = rate
         with bf16_autocast(device, args.amp):
-            sr, estimate = upscale_batch(model, network, batch, iteration, args.batch_size)
-        errors = ((sr.float() - batch.hr) ** 2).mean((1, 2, 3))
-        with torch.no_grad():  # what is to be beaten, on the same patches
-            bicubic_errors = ((bicubic(batch.lr) - batch.hr) ** 2).mean((1, 2, 3))
+            told = told_samples(iteration, args.batch_size).to(device)
+            sr, estimate = upscale_batch(model, network, batch, told)
+        with torch.no_grad():
+            upsampled = bicubic(batch.lr)  # what is to be beaten
+        loss, mse, bicubic_mse = loss_of(sr.float(), upsampled, estimate, batch, told, args.scale)
         network.zero_grad()
-        loss_of(errors, bicubic_errors, estimate, batch).backward()
+        loss.backward()
         if args.clip:  # some 5 times the usual norm: one odd batch must not undo a long run
             torch.nn.utils.clip_grad_norm_(weights, args.clip, foreach=at_once)
         for optimiser in state.optimisers:
@@ -356,7 +331,7 @@ def train(args, device, run: Path, resuming: bool) -> int:
         with torch.no_grad():
             for a, w in zip(averages, weights):
                 a.lerp_(w, 1 - min(args.ema, (1 + iteration) / (10 + iteration)))
-        losses = torch.stack((errors.detach().mean(), bicubic_errors.mean()))
+        losses = torch.stack((mse.detach(), bicubic_mse))
         pending.append((iteration + 1, rate, losses))
         done = state.iteration = iteration + 1
         check = done % check_every == 0 or done == total

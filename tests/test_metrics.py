@@ -93,9 +93,9 @@ def test_table_and_summary_tell_what_is_worse_than_bicubic():
 
 @pytest.mark.parametrize("scale", [(4, 4), (2, 3), (4, 1)])
 def test_power_ratio_looks_at_what_the_low_resolution_slice_has_measured(scale):
-    y, x = np.mgrid[:48, :48] / 48
-    low = np.cos(2 * np.pi * (2 * y + 3 * x))
-    high = np.cos(2 * np.pi * 20 * y)  # above Nyquist of 48 / 2 rows and fewer
+    y, x = torch.meshgrid(torch.arange(48) / 48, torch.arange(48) / 48, indexing="ij")
+    low = torch.cos(2 * torch.pi * (2 * y + 3 * x))
+    high = torch.cos(2 * torch.pi * 20 * y)  # above Nyquist of 48 / 2 rows and fewer
     assert metrics.power_ratio(low + high, low, scale) == pytest.approx(1)
     assert metrics.power_ratio(1.1 * low + 7, low, scale) == pytest.approx(1.21)
     assert metrics.power_ratio(low, 0 * low + 0.5, scale) is None
