@@ -73,13 +73,15 @@ def parse_degradation(name: str) -> Degradation:
     distance of slices; `zerofill-2`: k-space of half the width, zero-filled; `rician-2`,
     `gaussian-2`: noise of 2 % of white; `jpeg-75`: quality 75. Raises UsageError.
     """
-    found, kernels = Degradation(), 0
+    found, named = Degradation(), set()
     for part in name.split("+"):
         word, number = re.fullmatch(r"(?s)(.*?)(?:-(\d+(?:\.\d+)?))?", part).groups()
         value = float(number) if number else None
-        kernels += word in (*KERNELS, "zerofill")
-        if kernels > 1:
-            raise UsageError(f"degradation {name!r} names two point spreads; one is possible")
+        kind = "point spreads" if word in (*KERNELS, "zerofill") else word
+        kind = {"rician": "noises", "gaussian": "noises", "jpeg": "compressions"}.get(word, kind)
+        if kind in named:
+            raise UsageError(f"degradation {name!r} names two {kind}; one is possible")
+        named.add(kind)
         if value is None and word in KERNELS[:-2]:
             found = replace(found, kernel=word)
         elif value and word in ("blur", "slab") and 0.1 <= value <= 5:
@@ -96,6 +98,22 @@ def parse_degradation(name: str) -> Degradation:
                 "slab-0.8, zerofill-2, rician-2, gaussian-2, jpeg-75, and several with +"
             )
     return found
+
+
+def degradation_name(degradation: Degradation) -> str:
+    """A degradation as the command line names it: `blur-1.5+rician-2`."""
+    kernel = degradation.kernel
+    if kernel in ("blur", "slab"):
+        kernel += f"-{degradation.width[0]:g}"
+    elif kernel == "kspace" and degradation.width != (1.0, 1.0):
+        kernel = f"zerofill-{degradation.width[0]:g}"
+    noise = f"{'rician' if degradation.rician else 'gaussian'}-{100 * degradation.noise:g}"
+    names = [
+        kernel,
+        noise * bool(degradation.noise),
+        f"jpeg-{degradation.jpeg}" * bool(degradation.jpeg),
+    ]
+    return "+".join(name for name in names if name)
 
 
 # --- point spreads --------------------------------------------------------------------------------

@@ -174,7 +174,8 @@ class Pairs:
         return np.array([pixels.shape for pixels in self.hr])
 
     def counts(self) -> str:
-        return f"{len(set(self.subject))} subjects, {len(self)} pairs of slices"
+        n, pairs = len(set(self.subject)), len(self)
+        return f"{n} subject{'s' * (n != 1)}, {pairs} pair{'s' * (pairs != 1)} of slices"
 
 
 def stack_of(path: Path, plane: str, limits=None):
@@ -340,9 +341,9 @@ def main(argv=None):
     for name, table in tables.items():
         told = ", told" * args.told
         print(f"{args.split or 'test'}: {what}; x{scale_name(scale)}, LR by {name}{told}")
-        print(metrics_table(table) + "\n")
+        print((text := metrics_table(table)) + "\n")
     print(gains_table(tables))
-    note_legend()
+    note_legend(text)
     write_results(args, scale, rows, tables, curves)
     if args.examples and slices is not None and not args.pairs:
         for line in draw_examples(args, next(iter(networks.values())), slices, rows, device):

@@ -132,11 +132,12 @@ def metrics_table(rows: dict[str, dict]) -> str:
     return "\n".join([text[0], "-" * len(text[0]), *text[1:]])
 
 
-def note_legend() -> None:
-    """Say what the columns of `metrics_table` are."""
+def note_legend(table: str) -> None:
+    """Say what the columns of a `metrics_table` are."""
     note("mean ± sd over subjects; in brain: where the truth is brighter than the background;")
     note("below bicubic: share of slices; power: sharpness at measured frequencies (truth: 1);")
-    note("LR RMSE: the result, degraded again, against its LR; MMAC: for a 60x64 LR slice")
+    again = "LR RMSE: the result, degraded again, against its LR; " * ("LR RMSE" in table)
+    note(f"{again}MMAC: for a 60x64 LR slice")
 
 
 def scan_scores(source: Path, rows: list, plane: str) -> list[dict]:

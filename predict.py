@@ -28,7 +28,7 @@ import provenance
 import upscaling
 import utils
 from calibration import INTERVAL
-from degradation import NAMED, crop_to_scale, scale_name
+from degradation import NAMED, crop_to_scale, degradation_name, scale_name
 from figures import simulation_figure
 from jobs import Job, find_jobs, idle_options, shard
 from metrics import metrics_table, scan_scores, score, summarise, write_scores
@@ -91,7 +91,8 @@ def arguments(argv=None):
         "bicubic), upscale that, score the result")  # fmt: skip
     add = parser.add_argument_group("how the input was made, if you know").add_argument
     add("--degradation", type=known_degradation, metavar="NAME",
-        help=f"{', '.join(NAMED)}, blur-1.5, zerofill-2, rician-2, jpeg-75 and others")  # fmt: skip
+        help=f"{', '.join(NAMED)}, blur-1.5, zerofill-2, rician-2, jpeg-75 and others; several: "
+        "bilinear+jpeg-75  (where none says how it was shrunk: bicubic)")  # fmt: skip
     add("--blur", type=float, metavar="WIDTH", help="blurred by this many pixels (Gaussian, FWHM)")
     add("--noise", type=float, metavar="SHARE", help="noise, 0.02 being 2 %% of white")
     add("--consistent", action=optional,
@@ -124,8 +125,8 @@ def check(args, parser) -> None:
         parser.error("name a picture, a scan or a folder of them")
     if args.blur is not None and not 0.1 <= args.blur <= 5:
         parser.error("--blur takes 0.1 to 5 pixels")
-    if args.noise is not None and not 0 < args.noise <= 0.3:
-        parser.error("--noise takes a share of white, as 0.02 for 2 %")
+    if args.noise is not None and not 0.0001 <= args.noise <= 0.3:
+        parser.error("--noise takes a share of white, 0.0001 to 0.3; 0.02 is 2 %")
     told = args.degradation = told_degradation(args)
     if args.consistent and not (told or args.simulate):
         parser.error("--consistent needs to know how the input was made: --degradation")
@@ -396,7 +397,7 @@ def main(argv=None):
         where = {str(job.output) for job in jobs}
         note(words + (f"; results in {', '.join(sorted(where))}" if where else ""))
     if scores and not args.json:
-        way, n = provenance.degradation_name(upscalers.one.degradation), range(len(scores) // 2)
+        way, n = degradation_name(upscalers.one.degradation), range(len(scores) // 2)
         print(f"LR by {way}, 8 bits; mean ± sd over {len(n)} input(s)")
         rows = {"bicubic": scores[::2], "prediction": scores[1::2]}
         print(metrics_table({k: summarise(v, n) for k, v in rows.items()}))

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from calibration import INTERVAL
-from degradation import Degradation
+from degradation import degradation_name
 from utils import atomic_write, version, write_json
 
 NAME = "brain-mri-superres"
@@ -96,22 +96,6 @@ def is_stripped(image) -> bool:
     empty = float((image.volume.stored == 0).mean())
     litres = (1 - empty) * math.prod(image.volume.stored.shape[:3]) * math.prod(image.sizes) / 1e6
     return empty > 0.5 and litres < 2
-
-
-def degradation_name(degradation: Degradation) -> str:
-    """A degradation as the command line names it: `blur-1.5+rician-2`."""
-    kernel = degradation.kernel
-    if kernel in ("blur", "slab"):
-        kernel += f"-{degradation.width[0]:g}"
-    elif kernel == "kspace" and degradation.width != (1.0, 1.0):
-        kernel = f"zerofill-{degradation.width[0]:g}"
-    noise = f"{'rician' if degradation.rician else 'gaussian'}-{100 * degradation.noise:g}"
-    names = [
-        kernel,
-        noise * bool(degradation.noise),
-        f"jpeg-{degradation.jpeg}" * bool(degradation.jpeg),
-    ]
-    return "+".join(name for name in names if name)
 
 
 def degradation_source(upscaler, description) -> str:

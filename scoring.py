@@ -62,11 +62,11 @@ def slice_scores(sr: torch.Tensor, hr: torch.Tensor, again, lr: torch.Tensor, sc
 
 
 @torch.inference_mode()
-def scan_descriptions(network, slices, degradation, scale: Scale, device, told=False):
+def scan_descriptions(network, slices, degradation, scale: Scale, device, told=False, chosen=None):
     """What the network finds, or is told, about how each slice was made: (N, ENTRIES) or None.
 
     One description for all slices of a volume, the mean over those of its middle; the others may
-    show little of the brain. A picture is on its own.
+    show little of the brain. A picture is on its own. chosen: only of the scans of these slices.
     """
     if not network.told:
         return None
@@ -74,6 +74,8 @@ def scan_descriptions(network, slices, degradation, scale: Scale, device, told=F
     scans = defaultdict(list)
     for i in range(len(slices)):
         scans[slices.place_of(i)[0]].append(i)
+    if chosen is not None:
+        scans = {name: scans[name] for name in {slices.place_of(i)[0] for i in chosen}}
     found = torch.zeros(len(slices), ENTRIES, device=device)
     for numbers in scans.values():
         middle = [numbers[place] for place in middle_slices(len(numbers))]
@@ -188,9 +190,8 @@ def example_of(network, slices, i, degradation, rows, device="cpu", told=False) 
     scale = network.scale
     hr = as_tensor(slices[i], scale, device)
     lr = degrade(hr, degradation, scale, seed=i)
-    description = None
-    if told and network.told:
-        description = network.describe(lr, describe_degradation(degradation, scale).to(device))
+    found = scan_descriptions(network, slices, degradation, scale, device, told, [i])
+    description = None if found is None else found[i : i + 1]
     bicubic = upscaling.upscale(modules.Interpolation(scale).to(device), lr)
     images = lr, bicubic, upscaling.upscale(network, lr, description), hr
     images = [image.clamp(0, 1)[0, 0].cpu().numpy() for image in images]

@@ -408,8 +408,10 @@ def finish(run: Path, rows, slices, config, about, device) -> int:
         print("the training is done; for its table:")
         print(f"  python train.py --resume {runs.quoted(run)}")
         return 130
-    print(f"\nTest split, {slices.counts()}; LR by {shown}, 8 bits\n{metrics_table(table)}")
-    note_legend()
+    print(
+        f"\nTest split, {slices.counts()}; LR by {shown}, 8 bits\n{(text := metrics_table(table))}"
+    )
+    note_legend(text)
     note(f"In {run}: best.pt last.pt config.json log.csv loss.png examples.png metrics.json")
     best, data = runs.quoted(run / "best.pt"), config["arguments"]["data"] or dataset.OWN_DATA
     middle = Path(data, slices.place_of(len(slices) // 2)[0])

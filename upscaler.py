@@ -13,11 +13,12 @@ import images
 import modules
 import upscaling
 from calibration import calibration_of, expected_error
-from checkpoints import load_checkpoint
+from checkpoints import load_checkpoint, renamed
 from degradation import (
     NAMED,
     Degradation,
     crop_to_scale,
+    degradation_name,
     degrade,
     make_consistent,
     parse_degradation,
@@ -32,22 +33,24 @@ TOGETHER = 4  # a batch of small pictures is filled up with copies to this many
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 
 
-def known_degradation(name: str) -> Degradation:
-    """An argparse type: a degradation by its name."""
+def known_degradation(name: str) -> str:
+    """An argparse type: the name of a degradation."""
     try:
-        return parse_degradation(name)
+        parse_degradation(name)
     except UsageError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+    return name
 
 
 def told_degradation(args) -> Degradation | None:
-    """What the user says of the input with --degradation, --blur and --noise; None: nothing."""
-    if not (args.degradation or args.blur or args.noise):
-        return None
-    way = args.degradation or Degradation()
-    if args.blur:
-        way = replace(way, kernel="blur", width=(args.blur, args.blur))
-    return replace(way, noise=args.noise, rician=True) if args.noise else way
+    """What the user says of the input with --degradation, --blur and --noise; None: nothing.
+
+    Raises UsageError where they contradict one another.
+    """
+    parts = [args.degradation] if args.degradation else []
+    parts += [f"blur-{args.blur:g}"] if args.blur else []
+    parts += [f"rician-{100 * args.noise:g}"] if args.noise else []
+    return parse_degradation("+".join(parts)) if parts else None
 
 
 @dataclass
@@ -94,7 +97,7 @@ class Upscaler:
     def words(self, description: torch.Tensor) -> str:
         """How the slices were made, as the user says or the network finds."""
         if self.user_said:
-            description = describe_degradation(self.degradation, self.network.scale)
+            return degradation_name(self.degradation)
         return words_of(description, self.network.scale)
 
     def enlarge(self, lr: torch.Tensor, description) -> torch.Tensor:
@@ -240,6 +243,7 @@ def unlike(upscaler: Upscaler, image, data, span, ways, description) -> str:
 
 def load_upscaler(path: Path, args, device) -> Upscaler:
     """Load weights. Raises DataError or UsageError for none, or those of another scale."""
+    path = renamed(path)
     checkpoint = load_checkpoint(path)
     network = modules.load_network(checkpoint, path).to(device)
     through = network.scale[1] == 1

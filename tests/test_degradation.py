@@ -122,8 +122,15 @@ def test_sizes_that_do_not_fit_and_unknown_names_are_refused():
     for name in ("cubic", "blur", "blur-0", "jpeg-0", "rician-90", "bicubic+", "zerofill-9", "\n"):
         with pytest.raises(UsageError, match="unknown"):
             parse_degradation(name)
-    with pytest.raises(UsageError, match="two point spreads"):
-        parse_degradation("blur-2+kspace")
+    for twice in ("blur-2+kspace", "rician-2+gaussian-1", "jpeg-75+jpeg-50"):
+        with pytest.raises(UsageError, match="names two"):
+            parse_degradation(twice)
+
+
+def test_a_degradation_is_called_as_it_was_named():
+    for name in (*degradation.ALL, "slab-0.8", "blur-1.5+rician-2+jpeg-75"):
+        way = parse_degradation(name)
+        assert parse_degradation(degradation.degradation_name(way)) == way
 
 
 @pytest.mark.parametrize(

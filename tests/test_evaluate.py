@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import save_weights
+from conftest import random_network, save_weights
 from PIL import Image
 from scans import save_volume
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import dataset
 import evaluate
+import metrics
 import modules
 import volumes
 from checkpoints import load_checkpoint
 from degradation import degrade
+from scoring import example_of, score_slices
 
 
 def by_hand(folder, upscale, degradation="bicubic"):
@@ -281,3 +283,15 @@ def test_errors_come_before_the_work(adni, tiny, cli, monkeypatch):
         assert got == status, errors
         assert len(errors.splitlines()) == 1 and errors.startswith("error: ") and words in errors
     assert tiny.read_bytes() == content
+
+
+def test_an_example_of_a_scan_shows_the_result_that_was_scored(tmp_path, brain):
+    save_volume(tmp_path / "data/sub-01_T1w.nii", brain[::2, ::2, 90:102])
+    slices = dataset.load_parts(data=tmp_path / "data", split=False, quiet=True)[0]["all"]
+    network = random_network({"name": "deep", "channels": 8, "blocks": 2, "half": 1, "told": True})
+    torch.nn.init.normal_(network.modulation[2].weight)
+    for told in (False, True):
+        rows = score_slices({"it": network}, slices, "rician-5", told=told)
+        example = example_of(network, slices, len(slices) - 1, "rician-5", rows, told=told)
+        shown = metrics.score(torch.from_numpy(example.sr), torch.from_numpy(example.hr))
+        assert shown["psnr"] == pytest.approx(rows["it"][-1]["psnr"], abs=1e-3)

@@ -330,7 +330,8 @@ def test_what_is_told_reaches_the_network_and_the_sidecar(tmp_path, capsys):
     seen = []
     for options, source, words in (
         ("", "estimated by the network", ""),
-        ("--blur 1.5 --noise 0.02", "told by the user", "blurred by 1.5 pixels, noise 2 %"),
+        ("--blur 1.5 --noise 0.02", "told by the user", "blur-1.5+rician-2"),
+        ("--blur 4", "told by the user", "blur-4"),  # not the nearest of what is estimated
         ("--degradation kspace", "told by the user", "kspace"),
     ):
         predict.main([*common, *options.split()])
@@ -339,7 +340,15 @@ def test_what_is_told_reaches_the_network_and_the_sidecar(tmp_path, capsys):
         assert sidecar["Degradation"] in capsys.readouterr().out  # and is said
         assert sidecar["ProjectedOntoInput"] == bool(options)
         seen.append(sidecar["Degradation"])
-    assert len(set(seen)) == 3
+    assert len(set(seen)) == 4
+    with pytest.raises(UsageError, match="two point spreads"):
+        predict.main([*common, "--degradation", "kspace", "--blur", "1.5"])
+
+
+def test_weights_are_found_by_their_old_names(tmp_path, run):
+    picture = save(tmp_path / "a.png", slice_like(24))
+    run(picture, "--checkpoint", ROOT / "weights/default.pt", "--no-figure")
+    assert json.loads((tmp_path / "a_x4.json").read_text())["Weights"] == "x4.pt"
 
 
 def test_options_that_do_nothing_are_said(tmp_path, run, capsys):
