@@ -2,7 +2,8 @@
 
 python export.py weights/x4.pt x4.onnx
 
-Input `lr`: float32 (slices, 1, height, width) of any size, 0 to 1. Output `sr`, not clamped.
+Input `lr`: float32 (slices, 1, height, width) of any size, 0 to 1. Output `sr`, not clamped to
+[0, 1].
 A network that is told how its input was made estimates it from all slices given together.
 Needs the packages onnx and onnxscript.
 """

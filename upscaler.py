@@ -28,7 +28,7 @@ from description import describe_degradation, middle_slices, unlike_training, wo
 from upscaling import upscale
 from utils import UsageError, note, progress, warn
 
-FINEST = 0.7  # mm: no result was ever compared with scans finer than this
+FINEST = 0.5  # mm: no result was ever compared with scans finer than this
 TOGETHER = 4  # a batch of small pictures is filled up with copies to this many
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 

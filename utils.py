@@ -282,7 +282,7 @@ def bf16_works() -> bool:
 def bf16_autocast(device, enabled: bool):
     """The context for bf16 products on a device, or one that does nothing.
 
-    Autocast is not even made where it is off: PyTorch 2.4 has none for MPS and would refuse.
+    Autocast is not even made where it is off: not every device has one.
     """
     kind = torch.device(device).type
     return torch.autocast(kind, dtype=torch.bfloat16) if enabled else nullcontext()

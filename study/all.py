@@ -1,4 +1,4 @@
-"""Repeat the whole study: every script, two at a time, one thread each; some 20 minutes.
+"""Repeat the study of TRUST.md: its scripts, two at a time, one thread each; some 20 minutes.
 
 Numbers go to study/results, figures to readme_resources, both together to TRUST.md. What
 needs volumes that are not given, or packages that are not installed, is left out, and said.

@@ -17,7 +17,7 @@ import dataset  # noqa: E402
 import modules  # noqa: E402
 import upscaling  # noqa: E402
 import utils  # noqa: E402
-from checkpoints import load_checkpoint  # noqa: E402
+from checkpoints import load_checkpoint, renamed  # noqa: E402
 from degradation import crop_to_scale, degrade  # noqa: E402
 from description import describe_degradation  # noqa: E402
 
@@ -158,7 +158,7 @@ def command(name: str) -> str:
 
 def save(args, name: str, result: dict) -> None:
     """Write result as study/results/NAME.json, with the command and the weights it came from."""
-    weights = Path(args.weights)
+    weights = renamed(Path(args.weights))
     about = {
         "command": command(name),
         "weights": weights.name,

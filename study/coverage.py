@@ -5,8 +5,8 @@ the background where it is not black in truth and result alike, which any interv
 Sparsification (Ilg et al., ECCV 2018): pixels are left out from the largest expected error down,
 and what error is left is compared with leaving them out by their true error: 1 would be perfect.
 Beside it two cheap rivals, the gradient of bicubic upsampling and how far the results of flipped
-slices are apart, and what the best possible map would have: one that knows the expected error of
-each pixel exactly, if errors are spread about it as a Laplace distribution is.
+slices are apart, and what an exact map would have: one that knows the expected error of each pixel,
+if errors are spread about it as a Laplace distribution is.
 """
 
 import numpy as np
@@ -47,7 +47,7 @@ def best_map(expected: np.ndarray, rng) -> float:
 def measure(network, calibration, hr, case, seed) -> dict:
     """Coverages and sparsification ratios of the slices (N, 1, H, W) of one person."""
     lr = degrade(hr, case, network.scale, seed=seed)
-    description = network.describe(lr).mean(0, keepdim=True)  # one of a scan, as predict.py has it
+    description = network.describe(lr).mean(0, keepdim=True)  # one for all of these slices
     sr, spread = upscale(network, lr, description, spread=True).split(1, 1)
     expected = expected_error(spread, calibration, description)
     bicubic = modules.Interpolation(network.scale)(lr)
@@ -77,6 +77,8 @@ def main(argv=None):
     add_test_data(parse)
     parse.add_argument("--name", default="coverage", help="of the file of numbers")
     args = parse.parse_args(argv)
+    if args.told or args.degradation != "bicubic":
+        parse.error("it goes through its own degradations, all estimated")
     network = load(args.weights)
     calibration = calibration_of(load_checkpoint(args.weights), args.weights)
     everybody, table = people(args.data, args.slices), {}
