@@ -66,14 +66,15 @@ def scale_name(scale: Scale) -> str:
     return f"{scale[0]}" if scale[0] == scale[1] else f"{scale[0]}x{scale[1]}"
 
 
-def parse_degradation(name: str) -> Degradation:
+def parse_degradation(name: str, kernel: str = "bicubic") -> Degradation:
     """A degradation from its name: a kernel, and with + more of it, as `blur-1.5+rician-2+jpeg-75`.
 
     `blur-2`: Gaussian of 2 LR pixels; `slab-0.8`: box of 0.8 LR pixels, a slice thinner than the
     distance of slices; `zerofill-2`: k-space of half the width, zero-filled; `rician-2`,
-    `gaussian-2`: noise of 2 % of white; `jpeg-75`: quality 75. Raises UsageError.
+    `gaussian-2`: noise of 2 % of white; `jpeg-75`: quality 75. kernel: where the name has none.
+    Raises UsageError.
     """
-    found, named = Degradation(), set()
+    found, named = Degradation(kernel), set()
     for part in name.split("+"):
         word, number = re.fullmatch(r"(?s)(.*?)(?:-(\d+(?:\.\d+)?))?", part).groups()
         value = float(number) if number else None

@@ -92,7 +92,8 @@ def arguments(argv=None):
     add = parser.add_argument_group("how the input was made, if you know").add_argument
     add("--degradation", type=known_degradation, metavar="NAME",
         help=f"{', '.join(NAMED)}, blur-1.5, zerofill-2, rician-2, jpeg-75 and others; several: "
-        "bilinear+jpeg-75  (where none says how it was shrunk: bicubic)")  # fmt: skip
+        "bilinear+jpeg-75  (where none says how it was shrunk: bicubic; thick slices: "
+        "slab-1)")  # fmt: skip
     add("--blur", type=float, metavar="WIDTH", help="blurred by this many pixels (Gaussian, FWHM)")
     add("--noise", type=float, metavar="SHARE", help="noise, 0.02 being 2 %% of white")
     add("--consistent", action=optional,

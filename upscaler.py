@@ -45,12 +45,14 @@ def known_degradation(name: str) -> str:
 def told_degradation(args) -> Degradation | None:
     """What the user says of the input with --degradation, --blur and --noise; None: nothing.
 
-    Raises UsageError where they contradict one another.
+    Where nothing is said of the point spread, slices are shrunk by `bicubic`, thick ones touch.
+    Raises UsageError where options contradict one another.
     """
+    kernel = "bicubic" if args.through_plane is None else "slab"
     parts = [args.degradation] if args.degradation else []
     parts += [f"blur-{args.blur:g}"] if args.blur else []
     parts += [f"rician-{100 * args.noise:g}"] if args.noise else []
-    return parse_degradation("+".join(parts)) if parts else None
+    return parse_degradation("+".join(parts), kernel) if parts else None
 
 
 @dataclass

@@ -110,6 +110,9 @@ def test_thick_slices_are_given_back_where_their_profile_is_known(tmp_path, run)
         return np.abs(result.reshape(9, 8, 6, 3).mean(3) - data).max()
 
     assert error("--degradation", "slab-1") < 8 < error()  # 8 of 900: what 8 bits would round
+    error("--noise", "0.02")
+    sidecar = json.loads((tmp_path / "a_through-x3.json").read_text())
+    assert sidecar["Degradation"] == "slab-1+rician-2"  # slices that touch, as most do
 
 
 def test_what_it_is_not_for_is_said(tmp_path, run, capsys):
