@@ -202,6 +202,13 @@ def transfer_function(kernel: str, factor: int, width: float, frequencies: tuple
     return np.exp(-2j * np.pi * np.outer(frequencies, place)) @ row
 
 
+def measured_scale(degradation, scale: Scale) -> tuple[float, float]:
+    """How many HR pixels make one that was measured: where zeros were filled in, beyond scale."""
+    way = parse_degradation(degradation) if isinstance(degradation, str) else degradation
+    rows, columns = way.width if way.kernel == "kspace" else (1.0, 1.0)
+    return scale[0] * rows, scale[1] * columns
+
+
 # --- degrading ------------------------------------------------------------------------------------
 
 

@@ -34,11 +34,11 @@ def ssim(sr: np.ndarray, hr: np.ndarray) -> float | None:
     return float(structural_similarity(hr, sr, use_sample_covariance=False, **options))
 
 
-def score(sr: torch.Tensor, hr: torch.Tensor, scale: tuple[int, int] | None = None) -> dict:
+def score(sr: torch.Tensor, hr: torch.Tensor, measured: tuple | None = None) -> dict:
     """MSE, PSNR, PSNR inside the brain (HR > 0.05) and SSIM of one slice (H, W), clamped to [0, 1].
 
     No border is cut off. `psnr_brain` is None for a slice without brain, `ssim` for a tiny one.
-    scale: of the LR slice; with it also `power_ratio`.
+    measured: of `measured_power`; with it also `power_ratio`.
     """
     sr, hr = (x.detach().cpu().double().clamp(0, 1) for x in (sr, hr))
     error = (sr - hr) ** 2
@@ -46,20 +46,19 @@ def score(sr: torch.Tensor, hr: torch.Tensor, scale: tuple[int, int] | None = No
     mse = float(error.mean())
     inside = psnr_of(float(brain.mean())) if brain.numel() else None
     result = dict(mse=mse, psnr=psnr_of(mse), psnr_brain=inside, ssim=ssim(sr.numpy(), hr.numpy()))
-    return result | (dict(power_ratio=power_ratio(sr, hr, scale)) if scale else {})
+    return result | (dict(power_ratio=power_ratio(sr, hr, measured)) if measured else {})
 
 
-def measured_power(slices: torch.Tensor, scale: tuple[int, int]) -> torch.Tensor:
+def measured_power(slices: torch.Tensor, measured: tuple[float, float]) -> torch.Tensor:
     """Power of each slice (N, 1, H, W) in the frequencies that its LR slice has measured: (N,).
 
-    Measured is what lies below the LR slice's Nyquist frequency along both axes, but for the mean.
-    In units of a pixel's squared value.
+    measured: how many of its rows and columns make one of the LR slice, or of what this was
+    zero-filled from. Frequencies below half a cycle of these along both axes count, but for the
+    mean. In units of a pixel's squared value.
     """
     h, w = slices.shape[-2:]
-    down, across = (
-        torch.fft.fftfreq(h).abs() < 0.5 / scale[0],
-        torch.fft.rfftfreq(w) < 0.5 / scale[1],
-    )
+    down = torch.fft.fftfreq(h).abs() < 0.5 / measured[0]
+    across = torch.fft.rfftfreq(w) < 0.5 / measured[1]
     counts = (down[:, None] & across).float() * 2  # the other half of the spectrum is the same
     counts[:, 0] /= 2
     counts[0, 0] = 0
@@ -67,12 +66,12 @@ def measured_power(slices: torch.Tensor, scale: tuple[int, int]) -> torch.Tensor
     return (torch.view_as_real(torch.fft.rfft2(slices[:, 0])).square().sum(-1) * counts).sum((1, 2))
 
 
-def power_ratio(sr: torch.Tensor, hr: torch.Tensor, scale: tuple[int, int]) -> float | None:
+def power_ratio(sr: torch.Tensor, hr: torch.Tensor, measured: tuple) -> float | None:
     """Power of SR over that of HR, slices (H, W), in the measured frequencies.
 
     1: as sharp as the truth; above: sharpened too much. None where HR is flat there.
     """
-    of_sr, of_hr = measured_power(torch.stack((sr, hr))[:, None], scale).tolist()
+    of_sr, of_hr = measured_power(torch.stack((sr, hr))[:, None], measured).tolist()
     return of_sr / of_hr if of_hr > 1e-12 else None
 
 

@@ -9,7 +9,15 @@ import torch
 
 import modules
 import upscaling
-from degradation import NAMED, Scale, crop_to_scale, degrade, make_consistent, parse_degradation
+from degradation import (
+    NAMED,
+    Scale,
+    crop_to_scale,
+    degrade,
+    make_consistent,
+    measured_scale,
+    parse_degradation,
+)
 from description import ENTRIES, describe_degradation, middle_slices
 from figures import Example
 from metrics import score, summarise
@@ -55,10 +63,13 @@ def evenly_spaced(slices, most: int):
     return slices.take(np.unique(step.round().astype(int)))
 
 
-def slice_scores(sr: torch.Tensor, hr: torch.Tensor, again, lr: torch.Tensor, scale) -> dict:
-    """The scores of one SR slice (H, W). again: it, degraded again; None where that is unknown."""
+def slice_scores(sr: torch.Tensor, hr: torch.Tensor, again, lr: torch.Tensor, measured) -> dict:
+    """The scores of one SR slice (H, W). again: it, degraded again; None where that is unknown.
+
+    measured: of `metrics.measured_power`.
+    """
     lr_rmse = None if again is None else float(((again - lr) ** 2).mean() ** 0.5)
-    return score(sr, hr, scale) | {"lr_rmse": lr_rmse}
+    return score(sr, hr, measured) | {"lr_rmse": lr_rmse}
 
 
 @torch.inference_mode()
@@ -102,6 +113,7 @@ def score_slices(
     if lr_slices is None:
         for name, network in networks.items():
             described[name] = scan_descriptions(network, slices, degradation, scale, device, told)
+    measured = measured_scale(degradation, scale) if lr_slices is None else scale
     waiting = {}
     bar = progress(total=len(slices), desc=word, unit="slice")
     with ThreadPoolExecutor(2) as pool:  # scores the last batch while the next one is upscaled
@@ -125,7 +137,7 @@ def score_slices(
                         again = degrade(sr, degradation, scale, rounded=False)[:, 0].cpu()
                     parts = zip(numbers, sr[:, 0].cpu(), hr[:, 0].cpu(), again, lr[:, 0].cpu())
                     for i, *images in parts:
-                        waiting[label, i] = pool.submit(slice_scores, *images, scale)
+                        waiting[label, i] = pool.submit(slice_scores, *images, measured)
             for i in numbers[:-1]:
                 waiting["bicubic", i].result()  # not too many in memory at a time
             bar.update(len(numbers))

@@ -12,7 +12,7 @@ from skimage.metrics import (
 )
 
 import metrics
-from degradation import degrade, make_consistent
+from degradation import degrade, make_consistent, measured_scale
 
 
 def skimage_scores(sr, hr):
@@ -101,6 +101,14 @@ def test_power_ratio_looks_at_what_the_low_resolution_slice_has_measured(scale):
     assert metrics.power_ratio(low, 0 * low + 0.5, scale) is None
     scores = metrics.score(torch.rand(48, 48), torch.rand(48, 48), scale)
     assert 0.5 < scores["power_ratio"] < 2
+
+
+def test_the_power_of_a_zero_filled_slice_is_that_of_what_was_measured():
+    x = torch.arange(64) / 64
+    low, more = (torch.cos(2 * torch.pi * cycles * x).expand(64, 64) for cycles in (3, 6))
+    for name, wanted in (("bicubic", 2), ("zerofill-2", 1)):  # below 8, below 4 cycles
+        measured = measured_scale(name, (4, 4))
+        assert metrics.power_ratio(low + more, low, measured) == pytest.approx(wanted)
 
 
 def test_scores_are_made_on_devices_without_float64(without_float64):
