@@ -89,9 +89,9 @@ def parse_degradation(name: str, kernel: str = "bicubic") -> Degradation:
             found = replace(found, kernel=word, width=(value, value))
         elif value and word == "zerofill" and 1 <= value <= 4:
             found = replace(found, kernel="kspace", width=(value, value))
-        elif value is not None and word in ("rician", "gaussian") and value <= 30:
+        elif value and word in ("rician", "gaussian") and value <= 30:
             found = replace(found, noise=value / 100, rician=word == "rician")
-        elif value and word == "jpeg" and 1 <= value <= 100:
+        elif value and word == "jpeg" and value in range(1, 101):
             found = replace(found, jpeg=int(value))
         else:
             raise UsageError(
@@ -115,6 +115,15 @@ def degradation_name(degradation: Degradation) -> str:
         f"jpeg-{degradation.jpeg}" * bool(degradation.jpeg),
     ]
     return "+".join(name for name in names if name)
+
+
+def full_name(name: str, scale: Scale) -> str:
+    """A name as it is meant at this scale: of thick slices, `rician-2` is `slab-1+rician-2`.
+
+    Raises UsageError.
+    """
+    way = parse_degradation(name, "slab" if 1 in scale else "bicubic")
+    return degradation_name(way) if 1 in scale else name
 
 
 # --- point spreads --------------------------------------------------------------------------------
@@ -205,8 +214,8 @@ def transfer_function(kernel: str, factor: int, width: float, frequencies: tuple
 def measured_scale(degradation, scale: Scale) -> tuple[float, float]:
     """How many HR pixels make one that was measured: where zeros were filled in, beyond scale."""
     way = parse_degradation(degradation) if isinstance(degradation, str) else degradation
-    rows, columns = way.width if way.kernel == "kspace" else (1.0, 1.0)
-    return scale[0] * rows, scale[1] * columns
+    widths = way.width if way.kernel == "kspace" else (1.0, 1.0)
+    return tuple(factor * width if factor > 1 else 1 for factor, width in zip(scale, widths))
 
 
 # --- degrading ------------------------------------------------------------------------------------

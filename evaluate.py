@@ -18,7 +18,7 @@ import dataset
 import modules
 import volumes
 from checkpoints import load_checkpoint
-from degradation import ALL, parse_degradation, scale_name
+from degradation import ALL, full_name, scale_name
 from dicom import read_scan
 from figures import examples_figure, worst_figure
 from formats import RESULTS, intensity_range, kind_of, slices_of, stem, to_ras
@@ -128,9 +128,7 @@ def load_networks(args, device) -> dict:
     names = args.degradation or (["box"] if through else ["bicubic"])
     if "all" in names:
         names = THROUGH if through else ALL
-    args.degradation = list(dict.fromkeys(names))
-    for name in args.degradation:
-        parse_degradation(name)
+    args.degradation = list(dict.fromkeys(full_name(name, next(iter(scales))) for name in names))
     return networks
 
 
@@ -338,10 +336,11 @@ def main(argv=None):
     if through:
         say_what_is_known(args, configs, subjects)
     tables = {name: table_of(found, networks) for name, found in rows.items()}
+    told, text = ", told" * args.told, ""
     for name, table in tables.items():
-        told = ", told" * args.told
         print(f"{args.split or 'test'}: {what}; x{scale_name(scale)}, LR by {name}{told}")
-        print((text := metrics_table(table)) + "\n")
+        text = metrics_table(table)
+        print(text + "\n")
     print(gains_table(tables))
     note_legend(text)
     write_results(args, scale, rows, tables, curves)

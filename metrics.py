@@ -2,6 +2,7 @@
 
 import csv
 import math
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,20 @@ def score(sr: torch.Tensor, hr: torch.Tensor, measured: tuple | None = None) -> 
     return result | (dict(power_ratio=power_ratio(sr, hr, measured)) if measured else {})
 
 
+@lru_cache(maxsize=32)
+def waves(size: int, measured: float, device: str, dtype: torch.dtype) -> torch.Tensor:
+    """Cosines and sines of the measured frequencies along an axis: (k, size).
+
+    Their products with a slice give its spectrum, of positive and negative frequencies together.
+    A small product is enough, as few frequencies count, and works on every device.
+    """
+    cycles = torch.arange(size, dtype=torch.float64)
+    cycles = cycles[cycles / size < 0.5 / measured]
+    angles = 2 * math.pi * cycles[:, None] * torch.arange(size, dtype=torch.float64) / size
+    share = torch.where(cycles == 0, 1.0, 2**0.5)[:, None] / size  # k and -k are the same
+    return torch.cat((share * angles.cos(), share * angles.sin())).to(dtype).to(device)
+
+
 def measured_power(slices: torch.Tensor, measured: tuple[float, float]) -> torch.Tensor:
     """Power of each slice (N, 1, H, W) in the frequencies that its LR slice has measured: (N,).
 
@@ -56,14 +71,10 @@ def measured_power(slices: torch.Tensor, measured: tuple[float, float]) -> torch
     zero-filled from. Frequencies below half a cycle of these along both axes count, but for the
     mean. In units of a pixel's squared value.
     """
-    h, w = slices.shape[-2:]
-    down = torch.fft.fftfreq(h).abs() < 0.5 / measured[0]
-    across = torch.fft.rfftfreq(w) < 0.5 / measured[1]
-    counts = (down[:, None] & across).float() * 2  # the other half of the spectrum is the same
-    counts[:, 0] /= 2
-    counts[0, 0] = 0
-    counts = (counts / (h * w) ** 2).to(slices)
-    return (torch.view_as_real(torch.fft.rfft2(slices[:, 0])).square().sum(-1) * counts).sum((1, 2))
+    sizes, where = slices.shape[-2:], (str(slices.device), slices.dtype)
+    down, across = (waves(n, m, *where) for n, m in zip(sizes, measured))
+    rest = slices - slices.mean((2, 3), keepdim=True)
+    return (down @ rest @ across.mT).square().sum((1, 2, 3))
 
 
 def power_ratio(sr: torch.Tensor, hr: torch.Tensor, measured: tuple) -> float | None:
@@ -132,11 +143,18 @@ def metrics_table(rows: dict[str, dict]) -> str:
 
 
 def note_legend(table: str) -> None:
-    """Say what the columns of a `metrics_table` are."""
-    note("mean ± sd over subjects; in brain: where the truth is brighter than the background;")
-    note("below bicubic: share of slices; power: sharpness at measured frequencies (truth: 1);")
-    again = "LR RMSE: the result, degraded again, against its LR; " * ("LR RMSE" in table)
-    note(f"{again}MMAC: for a 60x64 LR slice")
+    """Say what the columns of a `metrics_table` are, of those that it has."""
+    words = {
+        "in brain": "in brain: where the truth is brighter than the background",
+        "below": "below: share of slices that are worse than by that interpolation",
+        "power": "power: sharpness at measured frequencies (truth: 1)",
+        "LR RMSE": "LR RMSE: the result, degraded again, against its LR",
+        "MMAC": "MMAC: for a 60x64 LR slice",
+    }
+    note("mean ± sd over subjects")
+    for column, meaning in words.items():
+        if column in table.partition("\n")[0]:
+            note(meaning)
 
 
 def scan_scores(source: Path, rows: list, plane: str) -> list[dict]:

@@ -11,7 +11,8 @@ from processes import rank, world
 BEYOND = 0.8, 1.5  # what is beyond this share of bicubic's error costs so much more
 GUESSED = 1.0  # where not told: changes of what was zero-filled by 1.4 or more
 BLOCKS = 0.12  # where not told: changes of what was compressed like JPEG 60 or worse
-POWER = 12.0  # of the squared logarithm of the power against the truth's
+POWER = 12.0  # of the squared logarithm of the power against the truth's; not where zero-filled
+LEAST = 1e-3  # power of a patch with something in it, a fiftieth of the usual
 FOUND = 6.0  # the estimate's error
 
 
@@ -40,7 +41,8 @@ def loss_of(sr, upsampled, estimate, batch, told: torch.Tensor, scale) -> tuple:
     sr and upsampled (N, 1, H, W): the result and bicubic upsampling. The loss is the MSE. Of a
     network that estimates the degradation it is the share of bicubic upsampling's MSE, as
     degradations differ in difficulty; large shares count more, so do guesses where little was
-    measured and nobody tells, and a result that is sharper or smoother than the truth.
+    measured and nobody tells, and a result that is sharper or smoother than the truth, but for
+    zero-filled slices, whose upper frequencies were not measured.
     """
     errors, bicubic_errors = (((x - batch.hr) ** 2).mean((1, 2, 3)) for x in (sr, upsampled))
     if estimate is None:
@@ -49,13 +51,13 @@ def loss_of(sr, upsampled, estimate, batch, told: torch.Tensor, scale) -> tuple:
     part = errors / unit
     changed = ((sr - upsampled) ** 2).mean((1, 2, 3)) / unit
     known, (limit, more) = batch.description, BEYOND
-    left = known[:, [0, AXIS]].amin(1), known[:, [2, AXIS + 2]].amax(1)
-    zero_filled = (left[0] > 0.9) & (left[1] < 0.1)
-    guesses = GUESSED * zero_filled + BLOCKS * (known[:, JPEG] > 0.79)
+    low, middle, end = (known[:, [i, AXIS + i]] for i in (0, 2, 3))
+    cut = (low > 0.9) & (end < 0.1)  # along which axes zeros were filled in: no blur falls so fast
+    guesses = GUESSED * (cut & (middle < 0.1)).all(1) + BLOCKS * (known[:, JPEG] > 0.79)
     cost = part + more * (part - limit).clamp(min=0) + ~told * guesses * changed
-    tiny = 1e-5  # of a slice without anything in it
-    sharp = (measured_power(sr, scale) + tiny) / (measured_power(batch.hr, scale) + tiny)
+    power, wanted = (measured_power(x, scale) + LEAST for x in (sr, batch.hr))
+    counts = (1 - LEAST / wanted) * ~cut.any(1)
+    cost = cost + POWER * counts * (power / wanted).log() ** 2
     off = F.mse_loss(estimate[:, :-1].float(), known[:, :-1])
-    cost = cost + POWER * ~zero_filled * sharp.log() ** 2
     loss = cost.mean() + FOUND * off
     return 1e-3 * loss, errors.mean(), bicubic_errors.mean()

@@ -27,7 +27,7 @@ import dataset
 import modules
 import runs
 from checkpoints import load_checkpoint, load_mean, save_checkpoint
-from degradation import degrade, parse_scale, scale_name
+from degradation import degrade, full_name, parse_scale, scale_name
 from figures import examples_figure
 from metrics import metrics_table, note_legend, psnr_of
 from objective import loss_of, told_samples, upscale_batch
@@ -128,7 +128,8 @@ def arguments(argv=None):
     if through and args.axis == "axial":
         args.axis = "through"
     args.degradation = args.degradation or ("box" if through else "bicubic")
-    taking_turns(args.degradation, args.scale)  # an unknown name is an error here
+    if args.degradation not in ("wide", "mixed"):
+        args.degradation = full_name(args.degradation, args.scale)
     return args
 
 
@@ -408,9 +409,8 @@ def finish(run: Path, rows, slices, config, about, device) -> int:
         print("the training is done; for its table:")
         print(f"  python train.py --resume {runs.quoted(run)}")
         return 130
-    print(
-        f"\nTest split, {slices.counts()}; LR by {shown}, 8 bits\n{(text := metrics_table(table))}"
-    )
+    text = metrics_table(table)
+    print(f"\nTest split, {slices.counts()}; LR by {shown}, 8 bits\n{text}")
     note_legend(text)
     note(f"In {run}: best.pt last.pt config.json log.csv loss.png examples.png metrics.json")
     best, data = runs.quoted(run / "best.pt"), config["arguments"]["data"] or dataset.OWN_DATA

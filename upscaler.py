@@ -52,7 +52,10 @@ def told_degradation(args) -> Degradation | None:
     parts = [args.degradation] if args.degradation else []
     parts += [f"blur-{args.blur:g}"] if args.blur else []
     parts += [f"rician-{100 * args.noise:g}"] if args.noise else []
-    return parse_degradation("+".join(parts), kernel) if parts else None
+    try:
+        return parse_degradation("+".join(parts), kernel) if parts else None
+    except UsageError as error:
+        raise UsageError(f"--degradation, --blur and --noise do not agree: {error}") from None
 
 
 @dataclass

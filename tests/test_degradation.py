@@ -119,7 +119,8 @@ def test_an_axis_of_factor_1_is_left_alone():
 def test_sizes_that_do_not_fit_and_unknown_names_are_refused():
     with pytest.raises(ValueError, match="multiples"):
         degrade(torch.rand(1, 1, 22, 20), "bicubic")
-    for name in ("cubic", "blur", "blur-0", "jpeg-0", "rician-90", "bicubic+", "zerofill-9", "\n"):
+    wrong = "cubic", "blur", "blur-0", "jpeg-0", "rician-90", "bicubic+", "zerofill-9", "\n"
+    for name in (*wrong, "rician-0", "jpeg-75.5"):
         with pytest.raises(UsageError, match="unknown"):
             parse_degradation(name)
     for twice in ("blur-2+kspace", "rician-2+gaussian-1", "jpeg-75+jpeg-50"):
@@ -131,6 +132,9 @@ def test_a_degradation_is_called_as_it_was_named():
     for name in (*degradation.ALL, "slab-0.8", "blur-1.5+rician-2+jpeg-75"):
         way = parse_degradation(name)
         assert parse_degradation(degradation.degradation_name(way)) == way
+    assert degradation.full_name("rician-2", (4, 1)) == "slab-1+rician-2"  # thick slices touch
+    assert degradation.full_name("blur-1+rician-2", (4, 1)) == "blur-1+rician-2"
+    assert degradation.full_name("rician-2", (4, 4)) == "rician-2"
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def runs(adni, tmp_path_factory):
     """A folder with the same run twice, `one` process and `two`, and the latter's output."""
     folder = tmp_path_factory.mktemp("distributed")
     words = "--iterations 6 --batch-size 4 --patch-size 6 --channels 8 --blocks 2 --ema 0.9"
-    words = ["--data", str(adni), "--degradation", "mixed", "--device", "cpu", *words.split()]
+    words = ["--data", str(adni), "--degradation", "wide", "--device", "cpu", *words.split()]
     (folder / "runner.py").write_text(RUNNER, encoding="utf-8")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     torchrun += ["--nproc-per-node", "2", "--max-restarts", "3", "--monitor-interval", "0.1", "--"]

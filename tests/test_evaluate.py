@@ -167,7 +167,7 @@ def test_a_row_that_agrees_with_the_measured_slice(adni, tiny):
     assert agrees["psnr"]["mean"] > free["psnr"]["mean"]
 
 
-def test_ready_pairs_score_what_their_degradation_scores(adni, tiny):
+def test_ready_pairs_score_what_their_degradation_scores(adni, tiny, capsys):
     for path in (adni / "test").rglob("*.png"):
         hr = torch.from_numpy(np.asarray(Image.open(path)).copy())[None, None] / 255
         lr = (degrade(hr, "bilinear")[0, 0] * 255).round().byte().numpy()
@@ -175,7 +175,9 @@ def test_ready_pairs_score_what_their_degradation_scores(adni, tiny):
         place.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(lr).save(place)
     pairs = results(tiny, "--pairs", "lr", adni / "test")["as given"]
+    assert "LR RMSE" not in capsys.readouterr().out  # nobody knows how they were degraded
     made = results(tiny, "--data", adni, "--degradation", "bilinear")["bilinear"]
+    assert capsys.readouterr().out.count("LR RMSE") == 2  # the column and what it is
     for name in ("bicubic", str(tiny)):
         assert pairs[name]["psnr"] == pytest.approx(made[name]["psnr"], rel=1e-5)
     Image.new("L", (9, 9)).save(place)

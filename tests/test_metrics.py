@@ -109,6 +109,7 @@ def test_the_power_of_a_zero_filled_slice_is_that_of_what_was_measured():
     for name, wanted in (("bicubic", 2), ("zerofill-2", 1)):  # below 8, below 4 cycles
         measured = measured_scale(name, (4, 4))
         assert metrics.power_ratio(low + more, low, measured) == pytest.approx(wanted)
+    assert measured_scale("zerofill-2", (4, 1)) == (8, 1)  # columns are left alone
 
 
 def test_scores_are_made_on_devices_without_float64(without_float64):

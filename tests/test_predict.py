@@ -341,7 +341,7 @@ def test_what_is_told_reaches_the_network_and_the_sidecar(tmp_path, capsys):
         assert sidecar["ProjectedOntoInput"] == bool(options)
         seen.append(sidecar["Degradation"])
     assert len(set(seen)) == 4
-    with pytest.raises(UsageError, match="two point spreads"):
+    with pytest.raises(UsageError, match=r"do not agree: .* two point spreads"):
         predict.main([*common, "--degradation", "kspace", "--blur", "1.5"])
 
 
