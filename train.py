@@ -320,8 +320,7 @@ def train(args, device, run: Path, resuming: bool) -> int:
         with bf16_autocast(device, args.amp):
             told = told_samples(iteration, args.batch_size).to(device)
             sr, estimate = upscale_batch(model, network, batch, told)
-        with torch.no_grad():
-            upsampled = bicubic(batch.lr)  # what is to be beaten
+        upsampled = bicubic(batch.lr)  # what is to be beaten; it has nothing to train
         loss, mse, bicubic_mse = loss_of(sr.float(), upsampled, estimate, batch, told, args.scale)
         network.zero_grad()
         loss.backward()

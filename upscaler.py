@@ -28,7 +28,7 @@ from description import describe_degradation, middle_slices, unlike_training, wo
 from upscaling import upscale
 from utils import UsageError, note, progress, warn
 
-FINEST = 0.5  # mm: no result was ever compared with scans finer than this
+FINEST = {2: 0.7, 3: 0.7, 4: 0.5}  # mm: about the finest truth that results were compared with
 TOGETHER = 4  # a batch of small pictures is filled up with copies to this many
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 
@@ -324,7 +324,7 @@ def hint(image, plane: str, one: Upscaler, quiet: bool) -> None:
     if distance >= images.THICK * pixel:
         note(f"{image.path}: its slices are {distance:.3g} mm apart, their pixels {pixel:.3g} mm; "
              "--through-plane makes more slices instead")  # fmt: skip
-    if pixel / scale < FINEST and one.path.parent == WEIGHTS:
+    if one.path.parent == WEIGHTS and pixel / scale < FINEST[scale]:
         smaller = "; a smaller --scale may be what you want" * (scale > 2)
         warn(f"{image.path}: pixels of {pixel:.3g} mm become {pixel / scale:.2g} mm, finer than "
              f"anything measured: what is added is a guess{smaller}", not quiet)  # fmt: skip

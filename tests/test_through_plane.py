@@ -23,12 +23,13 @@ from utils import DataError, UsageError
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Run predict.py with weights for 2, 3 and 4 slices of each thick one."""
+    """Run predict.py with weights for 2, 3 and 4 slices of each thick one, and for x2 and x4."""
     weights = tmp_path / "weights"
     weights.mkdir()
     for n in (2, 3, 4):
         save_weights(weights / f"through-x{n}.pt", (n, 1))
-    save_weights(weights / "x4.pt", (4, 4))
+    for n in (2, 4):
+        save_weights(weights / f"x{n}.pt", (n, n))
     monkeypatch.setattr(upscaler, "WEIGHTS", weights)
 
     def call(*arguments) -> int:
@@ -147,6 +148,9 @@ def test_hints_for_thick_and_for_fine_scans(tmp_path, run, capsys):
         recorded = json.loads((tmp_path / "a_x4.json").read_text())["Warnings"]
         for words in ("finer than anything measured", "smaller --scale"):
             assert (words in printed.err) == (words in " ".join(recorded)) == finer
+    for size, finer in ((1, True), (1.5, False)):  # 0.75 mm was measured with x2, 0.5 mm was not
+        run(save(tmp_path / "b.nii.gz", blob((6, 6, 6)).astype(np.int16), [size] * 3), "--scale", 2)
+        assert ("finer than anything measured" in capsys.readouterr().err) == finer
     run(save(tmp_path / "a.nii.gz", blob((16, 16, 6)).astype(np.int16), (1, 1, 1)), "--simulate")
     assert "finer" not in capsys.readouterr().err  # of 4 mm it makes the 1 mm that are known
     sidecar = json.loads((tmp_path / "a_simulated_x4.json").read_text())
