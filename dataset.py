@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dicom import read_scan
-from formats import PICTURES, PLANES, kind_of, suffix
-from pictures import read_picture
-from subjects import Scan, find_scans, split_subjects, training_scans  # noqa: F401
+from scans.dicom import read_scan
+from scans.pictures import read_picture
+from scans.subjects import Scan, find_scans, split_subjects, training_scans  # noqa: F401
+from scans.volumes import PICTURES, PLANES, kind_of, suffix
 from utils import DataError, atomic_write, int_between, progress, warn
 
 OWN_DATA = Path(__file__).parent / "data" / "ds002748"  # what is used without --data

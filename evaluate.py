@@ -16,17 +16,17 @@ import numpy as np
 
 import dataset
 import modules
-import volumes
-from checkpoints import load_checkpoint
 from degradation import ALL, full_name, scale_name
-from dicom import read_scan
-from figures import examples_figure, worst_figure
-from formats import RESULTS, intensity_range, kind_of, slices_of, stem, to_ras
-from metrics import gains_over, metrics_table, note_legend
-from pictures import read_picture
-from plots import cost_figure, curves_figure
-from runs import loss_curve, read_config
-from scoring import example_of, gains_table, score_slices, table_of
+from evaluation.figures import examples_figure, worst_figure
+from evaluation.metrics import gains_over, metrics_table, note_legend
+from evaluation.plots import cost_figure, curves_figure
+from evaluation.scoring import example_of, gains_table, score_slices, table_of
+from inference import through_plane
+from inference.checkpoints import load_checkpoint
+from scans.dicom import read_scan
+from scans.pictures import read_picture
+from scans.volumes import RESULTS, intensity_range, kind_of, slices_of, stem, to_ras
+from training.run_folder import loss_curve, read_config
 from utils import (
     DataError,
     Parser,
@@ -258,9 +258,9 @@ def score_volumes(args, networks, scale, device):
         if volume.sizes[2] > 1.6 * min(volume.sizes):
             raise DataError(f"{scan.path}: its slices are thick themselves: nothing to score with")
         values = to_ras(volume.intensities(), volume.affine)
-        hr = volumes.normalised(values)
+        hr = through_plane.normalised(values)
         for name, found in rows.items():
-            scores = volumes.volume_scores(networks, hr, name, scale, args.told, device, i)
+            scores = through_plane.volume_scores(networks, hr, name, scale, args.told, device, i)
             for label, row in scores.items():
                 about = {"name": str(scan.path), "subject": scan.subject}
                 gain = {"gain": row["psnr"] - scores["cubic"]["psnr"]}

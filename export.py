@@ -16,9 +16,9 @@ from contextlib import redirect_stderr, redirect_stdout
 import torch
 
 import modules
-import upscaling
-from checkpoints import load_checkpoint
 from degradation import scale_name
+from inference import tiling
+from inference.checkpoints import load_checkpoint
 from utils import DataError, Parser, UsageError, atomic_write, one_line, run_main, version
 
 USE = (
@@ -41,7 +41,7 @@ def arguments(argv=None):
 
 
 class Upscaling(torch.nn.Module):
-    """What `upscaling.upscale` does with slices that need no tiles."""
+    """What `tiling.upscale` does with slices that need no tiles."""
 
     def __init__(self, network):
         super().__init__()
@@ -51,7 +51,7 @@ class Upscaling(torch.nn.Module):
         description = None
         if self.network.told:  # one description for all: they are slices of one scan
             description = self.network.describe(lr).mean(0, keepdim=True)
-        return upscaling.limited(self.network(lr, description), lr, self.network.scale)
+        return tiling.limited(self.network(lr, description), lr, self.network.scale)
 
 
 def onnx_bytes(network, about: dict) -> bytes:

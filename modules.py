@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from degradation import Scale
-from description import ENTRIES, NOISE, RICIAN, Estimator
+from degradation import ENTRIES, NOISE, RICIAN, TINY, Scale
 from utils import DataError, reason
 
 # In inference so many first layers stay fp32: rounding their features is nearly all that bf16
@@ -137,6 +136,48 @@ class Interpolation(nn.Module):
         return sub_pixel_layer(self.sub_pixels(lr), self.scale)
 
 
+class Estimator(nn.Module):
+    """Finds the description of an LR slice: a few convolutions, their mean size over the slice.
+
+    Without biases, and with the means divided by their norm, it does not depend on brightness, nor
+    on how much of the slice is empty.
+    """
+
+    def __init__(self, channels: int = 32):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            (
+                nn.Conv2d(1, channels // 2, 5, bias=False),
+                nn.Conv2d(channels // 2, channels, 3, bias=False),
+                nn.Conv2d(channels, channels, 3, stride=2, bias=False),
+                nn.Conv2d(channels, 2 * channels, 3, bias=False),
+            )
+        )
+        self.decide = nn.Sequential(
+            nn.Linear(8 * channels, 64), nn.LeakyReLU(0.1), nn.Linear(64, ENTRIES - 1)
+        )
+
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
+        """LR slices (N, 1, H, W) -> (N, ENTRIES)."""
+        features, means, roots = lr, [], []
+        for i, conv in enumerate(self.layers):
+            edge = conv.kernel_size[0] // 2
+            features = conv(F.pad(features, [edge] * 4, mode="replicate"))
+            if i:
+                size = features.float()
+                means.append(size.abs().mean((2, 3)))
+                roots.append((size.square().mean((2, 3)) + TINY).sqrt())
+            features = F.leaky_relu(features, 0.1)
+        found = self.decide(torch.cat((of_unit_size(means), of_unit_size(roots)), 1)).float()
+        return torch.cat((found, torch.zeros_like(found[:, :1])), 1)  # nobody has told
+
+
+def of_unit_size(parts: list[torch.Tensor]) -> torch.Tensor:
+    """The parts joined, divided by their root mean square: an emptier slice has smaller means."""
+    joined = torch.cat(parts, 1)
+    return joined / (joined.square().mean(1, keepdim=True) + TINY).sqrt()
+
+
 class ErrorHead(nn.Module):
     """The expected absolute error of each pixel, from the last features of a network.
 
@@ -192,7 +233,7 @@ class DeepESPCN(nn.Module):
     every layer, so that a constant stays constant.
 
     told: the features are scaled, channel by channel, by functions of a description of the
-    degradation (description.py), which an estimator finds in the LR slice if nobody tells it.
+    degradation (degradation.py), which an estimator finds in the LR slice if nobody tells it.
     spread: a small head on the last features gives the expected absolute error (uncertainty.py).
     """
 

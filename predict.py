@@ -21,18 +21,15 @@ from threading import BoundedSemaphore, Lock
 import numpy as np
 import torch
 
-import formats
-import images
 import modules
-import provenance
-import upscaling
 import utils
-from calibration import INTERVAL
 from degradation import NAMED, crop_to_scale, degradation_name, scale_name
-from figures import simulation_figure
-from jobs import Job, find_jobs, idle_options, shard
-from metrics import metrics_table, scan_scores, score, summarise, write_scores
-from upscaler import (
+from evaluation.figures import simulation_figure
+from evaluation.metrics import metrics_table, scan_scores, score, summarise, write_scores
+from inference import images, sidecar, tiling
+from inference.error_map import INTERVAL
+from inference.inputs import Job, find_jobs, idle_options, shard
+from inference.upscaler import (
     Upscaler,
     Upscalers,
     computed_together,
@@ -42,6 +39,7 @@ from upscaler import (
     unlike,
     upscale_stack,
 )
+from scans import volumes
 from utils import (
     DataError,
     Parser,
@@ -84,7 +82,7 @@ def arguments(argv=None):
     add("--through-plane", type=int_between(0, 8), nargs="?", const=0, metavar="N",
         help="slices made of each thick one  (default: until voxels are nearly cubes)")  # fmt: skip
     add("--checkpoint", metavar="FILE", help="weights to use  (default: those of the scale)")
-    add("--axis", default="auto", choices=("auto", *formats.PLANES),
+    add("--axis", default="auto", choices=("auto", *volumes.PLANES),
         help="plane of a scan; auto: axial, or that of the two finest voxel sizes")  # fmt: skip
     add("--simulate", action="store_true",
         help="take the input as truth: shrink it (--degradation; default: as in training, or "
@@ -106,7 +104,7 @@ def arguments(argv=None):
     add("--batch-size", type=int_between(1), default=8, help="slices or small pictures at a time")
     add("--bf16", action=optional,
         help="faster, far less than a grey level off  (default: where the CPU has it)")  # fmt: skip
-    add("--tile", type=int_between(1), default=upscaling.TILE,
+    add("--tile", type=int_between(1), default=tiling.TILE,
         help="longer edges are cut into tiles of this many pixels")  # fmt: skip
     add("--shard", type=shard, metavar="I/N",
         help="be worker I of N: do every N-th input  (default: as torchrun says)")  # fmt: skip
@@ -167,7 +165,7 @@ def predict_one(job: Job, image, upscaler, ways, warnings, args, figure: bool) -
     with collected_warnings(warnings):
         job.make_folder()
         if job.dataset:
-            provenance.write_description(job.output, job.dataset)
+            sidecar.write_description(job.output, job.dataset)
         try:
             work = simulate if args.simulate else upscale
             return work(job, image, upscaler, ways, args, figure, warnings)
@@ -235,13 +233,13 @@ def upscale(job, image, upscaler: Upscaler, ways, args, figure: bool, warnings: 
     if figure:
         with drawing:
             images.draw(paths[0], image, scale, ways, out, data, span, map_t)
-    record = provenance.record(job, image, upscaler, ways, description, warnings)
+    record = sidecar.record(job, image, upscaler, ways, description, warnings)
     paths.append(write_json(job.file(label, ".json"), record))
     if errors is not None:
-        paths.insert(0, image.write_errors(job, label + provenance.ERROR, errors, ways[0], scale))
+        paths.insert(0, image.write_errors(job, label + sidecar.ERROR, errors, ways[0], scale))
         if job.dataset:  # where each image needs a sidecar
             about = record | {"Description": "Expected absolute error: " + record["Description"]}
-            write_json(job.file(label + provenance.ERROR, ".json"), about)
+            write_json(job.file(label + sidecar.ERROR, ".json"), about)
     paths.insert(0, image.write(job, label, out, ways[0], scale))
     return Result(paths, record, unlike=strange)
 
@@ -293,7 +291,7 @@ def simulate(job, image, upscaler: Upscaler, ways, args, figure: bool, warnings:
     inside = []  # share of the pixels within the interval of their expected error
 
     def compare(chosen, _, lr, hr, sr, expected):
-        bicubic = upscaling.upscale(interpolate, lr.to(upscaler.device), None, args.tile).cpu()
+        bicubic = tiling.upscale(interpolate, lr.to(upscaler.device), None, args.tile).cpu()
         scores = [[score(x[i, 0], hr[i, 0]) for x in (bicubic, sr)] for i in range(len(sr))]
         i = shown - chosen.start
         maps = [lr, bicubic, sr, hr]
@@ -319,7 +317,7 @@ def simulate(job, image, upscaler: Upscaler, ways, args, figure: bool, warnings:
                 expected=kept[4] if inside else None,
             )  # fmt: skip
     means = rows[0] if not image.sizes else scan_scores(job.source, rows, way[0])
-    record = provenance.record(job, image, upscaler, ways, description, warnings)
+    record = sidecar.record(job, image, upscaler, ways, description, warnings)
     known = [{k: v for k, v in one.items() if v is not None} for one in means]
     record["Scores"] = dict(zip(("Bicubic", "Prediction"), known))
     if inside:
@@ -353,7 +351,7 @@ def predict(jobs: list[Job], upscalers: Upscalers, args, figure: bool):
         upscalers.one.turns = BoundedSemaphore(threads)
     try:
         with (
-            ThreadPoolExecutor(workers, "", upscaling.settle_threads, (share,)) as pool,
+            ThreadPoolExecutor(workers, "", tiling.settle_threads, (share,)) as pool,
             closing(pool.map(work, groups)) as found,  # if interrupted: what was not begun is not
         ):
             for several in found:
@@ -367,12 +365,12 @@ def predict(jobs: list[Job], upscalers: Upscalers, args, figure: bool):
 
 def main(argv=None):
     args = arguments(argv)
-    upscaling.keep_memory()
+    tiling.keep_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
     jobs = find_jobs(args)
     device = pick_device(args.device)
-    safe = device.type == "cpu" and upscaling.bf16_is_safe()  # asked before there was any product
+    safe = device.type == "cpu" and tiling.bf16_is_safe()  # asked before there was any product
     args.bf16 = safe if args.bf16 is None else args.bf16
     if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))

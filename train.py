@@ -22,19 +22,25 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-import batches
 import dataset
 import modules
-import runs
-from checkpoints import load_checkpoint, load_mean, save_checkpoint
 from degradation import degrade, full_name, parse_scale, scale_name
-from figures import examples_figure
-from metrics import metrics_table, note_legend, psnr_of
-from objective import loss_of, told_samples, upscale_batch
-from optim import learning_rate, optimisers_of
-from processes import Stop, job, join_processes, leave, rank, restarts, world
-from scoring import as_tensor, evenly_spaced, example_of, score_slices, table_of, taking_turns
-from upscaling import keep_memory
+from evaluation.figures import examples_figure
+from evaluation.metrics import metrics_table, note_legend, psnr_of
+from evaluation.scoring import (
+    as_tensor,
+    evenly_spaced,
+    example_of,
+    score_slices,
+    table_of,
+    taking_turns,
+)
+from inference.checkpoints import load_checkpoint, load_mean, save_checkpoint
+from inference.tiling import keep_memory
+from training import batches, run_folder
+from training.loss import loss_of, told_samples, upscale_batch
+from training.optimiser import learning_rate, optimisers_of
+from training.processes import Stop, job, join_processes, leave, rank, restarts, world
 from utils import (
     DataError,
     Parser,
@@ -135,7 +141,7 @@ def arguments(argv=None):
 
 def resumed_arguments(parser, argv, run):
     """The arguments of a run that was cut off, with the few that may change as given now."""
-    before = runs.read_config(run).get("arguments")
+    before = run_folder.read_config(run).get("arguments")
     if before is None:
         raise UsageError(f"--resume {run}: no run folder (no readable config.json)")
     known = vars(parser.parse_args(argv))
@@ -169,16 +175,16 @@ def main(argv=None) -> int:
         device = join_processes(args, device)
     restarted = restarts() > 0
     if job() and args.run:
-        restarted |= runs.read_config(args.run).get("job") == job()
+        restarted |= run_folder.read_config(args.run).get("job") == job()
     run = Path(args.run or "")
     if rank() == 0 and not args.resume:
-        run = runs.claim_folder(args.run, restarted)
+        run = run_folder.claim_folder(args.run, restarted)
     resuming = bool(args.resume or (restarted and (run / "last.pt").exists()))
     try:
         status = train(args, device, run, resuming)
     finally:
         if rank() == 0 and not args.resume:
-            runs.give_up_folder(run)
+            run_folder.give_up_folder(run)
         if world() > 1:
             dist.destroy_process_group()
     return leave(status)
@@ -233,33 +239,33 @@ def set_up(args, device, run, resuming):
     network, arch = start_network(args, run, resuming)
     network = network.to(device)
     average = copy.deepcopy(network).requires_grad_(False)
-    state = runs.State(network, average, optimisers_of(network, args.optimizer, args.lr))
+    state = run_folder.State(network, average, optimisers_of(network, args.optimizer, args.lr))
     config = {
         "arguments": vars(args) | {"scale": scale_name(args.scale)},
         "fingerprint": fingerprint,
         "subjects": {k: sorted(set(p.subject.tolist())) for k, p in parts.items()},
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "commit": runs.commit(),
+        "commit": run_folder.commit(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {device}",
         "processes": world(),
         "job": job(),
     }
-    rows = runs.go_on(run, state, config, total) if resuming else []
+    rows = run_folder.go_on(run, state, config, total) if resuming else []
     name = Path(args.data or dataset.OWN_DATA).resolve().name
     about = dict(arch=arch, scale=list(args.scale), degradation=args.degradation)
     about |= dict(trained_on=f"{parts['train'].counts()} of {name}", fingerprint=fingerprint)
     if rank() == 0:
         for left in run.glob(".*.part"):  # of a write that was cut off
             left.unlink()
-        runs.write_log(run / "log.csv", rows)
+        run_folder.write_log(run / "log.csv", rows)
         for part, slices in parts.items():
             note(f"{part + ':':12s}{slices.counts()}")
         size = f"{modules.parameters(network):,} parameters, {modules.mmac(network):.0f} MMAC"
         note(f"network:    {arch['name']}, {size} for a 60x64 slice; on {device}")
         note(f"run:        {run}, {total} iterations of {args.batch_size} slices")
         if not resuming:
-            runs.save_last(run, state, about)
+            run_folder.save_last(run, state, about)
         write_json(run / "config.json", config)  # where one is, a run can be resumed
     return parts, state, rows, config, about, total
 
@@ -355,7 +361,7 @@ def train(args, device, run: Path, resuming: bool) -> int:
                     f"are in {run}"
                 )
             row = {"iteration": i, "loss": x, "bicubic_loss": b, "lr": r}
-            unwritten.append(dict.fromkeys(runs.LOG_FIELDS, "") | row)
+            unwritten.append(dict.fromkeys(run_folder.LOG_FIELDS, "") | row)
         pending.clear()
         bar.set_postfix_str(f"loss {x:.5f}, bicubic {b:.5f}", refresh=False)
         bar.update(done * args.batch_size - bar.n)
@@ -371,17 +377,17 @@ def train(args, device, run: Path, resuming: bool) -> int:
                 best = {**about, "model": average.state_dict(), "metrics": metrics}
                 save_checkpoint(run / "best.pt", best)
         if chief and (save or stopping):
-            runs.append_log(run / "log.csv", unwritten)
+            run_folder.append_log(run / "log.csv", unwritten)
             rows += unwritten
             unwritten = []
-            runs.save_last(run, state, about)
+            run_folder.save_last(run, state, about)
             if check:
-                runs.plot(run, rows, about)
+                run_folder.plot(run, rows, about)
         if stopping:
             bar.close()
             if chief:
                 print(f"stopped at iteration {done}; go on with:")
-                print(f"  python train.py --resume {runs.quoted(run)}")
+                print(f"  python train.py --resume {run_folder.quoted(run)}")
             return 128 + stopping
     bar.close()
     stop.end()  # what follows can be done again
@@ -400,23 +406,23 @@ def finish(run: Path, rows, slices, config, about, device) -> int:
         scores = score_slices(networks, slices, shown, network.scale, device)
         table = table_of(scores, networks)
         write_json(run / "metrics.json", dict(degradation=shown, results=table, config=config))
-        runs.plot(run, rows, about)
+        run_folder.plot(run, rows, about)
         chosen = np.unique(np.linspace(0, len(slices) - 1, 5).round().astype(int)[1:4])
         examples = [example_of(network, slices, int(i), shown, scores, device) for i in chosen]
         examples_figure(run / "examples.png", examples, title=f"test subjects, LR by {shown}")
     except KeyboardInterrupt:
         print("the training is done; for its table:")
-        print(f"  python train.py --resume {runs.quoted(run)}")
+        print(f"  python train.py --resume {run_folder.quoted(run)}")
         return 130
     text = metrics_table(table)
     print(f"\nTest split, {slices.counts()}; LR by {shown}, 8 bits\n{text}")
     note_legend(text)
     note(f"In {run}: best.pt last.pt config.json log.csv loss.png examples.png metrics.json")
-    best, data = runs.quoted(run / "best.pt"), config["arguments"]["data"] or dataset.OWN_DATA
+    best, data = run_folder.quoted(run / "best.pt"), config["arguments"]["data"] or dataset.OWN_DATA
     middle = Path(data, slices.place_of(len(slices) // 2)[0])
     note("Try next:")
     if 1 not in network.scale:  # predict.py simulates no thick slices, evaluate.py does
-        words = f"{runs.quoted(middle)} --output results"
+        words = f"{run_folder.quoted(middle)} --output results"
         note(f"  python predict.py --simulate --checkpoint {best} {words}")
     note(f"  python evaluate.py {best}{' --degradation all' if others else ''}")
     return 0

@@ -13,13 +13,16 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import dataset  # noqa: E402
-import modules  # noqa: E402
-import upscaling  # noqa: E402
-import utils  # noqa: E402
-from checkpoints import load_checkpoint, renamed  # noqa: E402
-from degradation import crop_to_scale, degrade  # noqa: E402
-from description import describe_degradation  # noqa: E402
+import dataset
+import modules
+import utils
+from degradation import (
+    crop_to_scale,
+    degrade,
+    describe_degradation,
+)
+from inference import tiling
+from inference.checkpoints import load_checkpoint, renamed
 
 CACHE = ROOT / "runs/cache"  # of decoded volumes, wherever the script is started
 PIXEL = 0.868  # mm, of the test slices
@@ -102,7 +105,7 @@ def super_resolve(network, lr: torch.Tensor, degradation="", batch: int = 8) -> 
             description = network.describe(lr, told).mean(0, keepdim=True)
         elif network.told:
             description = network.describe(lr).mean(0, keepdim=True)
-        parts = [upscaling.upscale(network, part, description) for part in lr.split(batch)]
+        parts = [tiling.upscale(network, part, description) for part in lr.split(batch)]
     return torch.cat(parts).clamp(0, 1)
 
 

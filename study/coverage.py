@@ -15,10 +15,10 @@ from common import add_test_data, load, mean_sd, parser, people, save, text
 
 import modules
 import utils
-from calibration import INTERVAL, calibration_of, expected_error
-from checkpoints import load_checkpoint
 from degradation import degrade
-from upscaling import upscale
+from inference.checkpoints import load_checkpoint
+from inference.error_map import INTERVAL, calibration_of, expected_error
+from inference.tiling import upscale
 
 CASES = ("bicubic", "bilinear", "bilinear-plain", "kspace", "blur-2", "rician-2")
 SHARES = np.linspace(0, 0.95, 20)

@@ -19,8 +19,8 @@ from common import (
     versions,
 )
 
-import plots
 import utils
+from evaluation import plots
 
 RINGS = 60
 

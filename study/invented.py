@@ -9,8 +9,8 @@ import numpy as np
 from common import PIXEL, add_test_data, load, mean_sd, parser, people, picture, save, versions
 from scipy.ndimage import gaussian_filter
 
-import plots
 import utils
+from evaluation import plots
 
 LOW, HIGH = 0.12, 0.35  # cycles per pixel: the LR slice ends at 0.125
 WINDOW = 5 / PIXEL / 2.355  # pixels: a Gaussian of 5 mm full width at half maximum

@@ -15,9 +15,9 @@ import torch
 from common import load, mean_sd, parser, picture, save, text, versions
 from scipy.ndimage import binary_dilation, find_objects, label
 
-import plots
 import utils
 from degradation import crop_to_scale
+from evaluation import plots
 
 SIGN = {"FLAIR": 1, "T1": -1}  # lesions are brighter, or darker
 SIZES = {"up to 20 mm3": (3, 20), "20 to 100 mm3": (20, 100), "over 100 mm3": (100, 1e9)}

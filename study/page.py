@@ -123,7 +123,7 @@ def rivals(r: dict) -> str:
 def main(argv=None):
     parse = utils.Parser(__doc__)
     parse.add_argument("--results", type=Path, default=ROOT / "study/results", help="numbers")
-    parse.add_argument("--page", type=Path, default=ROOT / "TRUST.md", help="to write")
+    parse.add_argument("--page", type=Path, default=ROOT / "docs" / "TRUST.md", help="to write")
     args = parse.parse_args(argv)
     found = {path.stem: json.loads(path.read_text()) for path in args.results.glob("*.json")}
     words = {}

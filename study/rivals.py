@@ -26,10 +26,9 @@ from common import (
 from filters import train_filters
 from PIL import Image, ImageFilter
 
-import metrics
-import plots
 import utils
 from degradation import degrade
+from evaluation import metrics, plots
 
 
 def pillow(lr: np.ndarray, change) -> np.ndarray:

@@ -21,8 +21,8 @@ from common import (
 )
 from scipy.ndimage import gaussian_filter, maximum_filter, minimum_filter
 
-import plots
 import utils
+from evaluation import plots
 
 SIZES = (1, 2, 3, 4, 5)  # mm across
 CONTRAST = 0.25  # of white

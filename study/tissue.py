@@ -22,10 +22,10 @@ from common import (
     versions,
 )
 
-import plots
 import utils
-import volumes
 from degradation import scale_name
+from evaluation import plots
+from inference import through_plane
 
 TISSUES = ("CSF", "grey matter", "white matter")
 NOISY = "HR, noise of 2 %"
@@ -85,11 +85,11 @@ def from_slices(args):
 def thick_slices(volume: np.ndarray, network) -> dict:
     """HR, cubic interpolation and SR of a volume (x, y, z) made thick along z."""
     factor = network.scale[0]
-    thick = volumes.make_thick(volume, "slab-1", factor)
+    thick = through_plane.make_thick(volume, "slab-1", factor)
     found = {
         "HR": volume[:, :, : factor * thick.shape[2]],
-        "bicubic": volumes.interpolate(thick, factor, 3),
-        "SR": volumes.through_plane(network, thick),
+        "bicubic": through_plane.interpolate(thick, factor, 3),
+        "SR": through_plane.through_plane(network, thick),
     }
     return {name: image.clip(0, 1) for name, image in found.items()}
 

@@ -3,9 +3,8 @@
 import numpy as np
 from common import add_test_data, load, mean_sd, parser, people, picture, save, text, versions
 
-import metrics
-import plots
 import utils
+from evaluation import metrics, plots
 
 
 def draw(path, picked: list[dict]) -> None:

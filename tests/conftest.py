@@ -14,10 +14,9 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data" / "ds002748"
 sys.path.insert(0, str(ROOT))  # for `python -m pytest tests` from anywhere
 
-import checkpoints  # noqa: E402
-import modules  # noqa: E402
-import upscaling  # noqa: E402
-import utils  # noqa: E402
+import modules
+import utils
+from inference import checkpoints, tiling
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -31,7 +30,7 @@ def pytest_xdist_make_scheduler(config, log):
 @pytest.fixture(autouse=True)
 def _in_fp32(monkeypatch):
     """Results are the same on every chip."""
-    monkeypatch.setattr(upscaling, "bf16_is_safe", lambda: False)
+    monkeypatch.setattr(tiling, "bf16_is_safe", lambda: False)
 
 
 @contextlib.contextmanager
@@ -162,7 +161,7 @@ def bicubic(tmp_path_factory) -> Path:
 
 def without_figures(patch):
     """Figures take most of the time of a short run, which is validated after every epoch here."""
-    patch.setattr("train.runs.plot", lambda *a: None)
+    patch.setattr("train.run_folder.plot", lambda *a: None)
     patch.setattr("train.examples_figure", lambda *a, **k: None)
     patch.setattr("train.CHECK_EVERY", (1, 1000))
 
@@ -178,7 +177,7 @@ def train_once(arguments):
 
     with pytest.MonkeyPatch.context() as patch, signals_left_alone():
         without_figures(patch)
-        patch.setattr(upscaling, "bf16_is_safe", lambda: False)
+        patch.setattr(tiling, "bf16_is_safe", lambda: False)
         assert train.main([str(a) for a in arguments]) == 0
 
 

@@ -7,12 +7,12 @@ import time
 import nibabel as nib
 import numpy as np
 import pytest
+from made_files import save_series, save_volume
 from PIL import Image
-from scans import save_series, save_volume
 
 import dataset
 from dataset import load_slices
-from subjects import find_scans
+from scans.subjects import find_scans
 from utils import DataError
 
 

@@ -7,8 +7,8 @@ import torch
 from conftest import checkpoint_of, random_network
 
 import export
-import upscaling
-from checkpoints import save_checkpoint
+from inference import tiling
+from inference.checkpoints import save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_results_are_pytorchs_at_any_size(exported, shape):
     network, session = exported
     lr = torch.rand(*shape)
     description = network.describe(lr).mean(0, keepdim=True)
-    wanted = upscaling.upscale(network, lr, description).numpy()
+    wanted = tiling.upscale(network, lr, description).numpy()
     found = session.run(None, {"lr": lr.numpy()})[0]
     np.testing.assert_allclose(found, wanted, atol=1e-4, rtol=0)
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from conftest import random_network
 
 import modules
-from description import describe_degradation
+from degradation import describe_degradation
 from utils import DataError
 
 ARCHS = [

@@ -10,11 +10,10 @@ import torch
 from conftest import ROOT, slices_of_person
 
 import modules
-import upscaling
-from checkpoints import load_checkpoint
-from degradation import NAMED, degrade, make_consistent
-from description import describe_degradation
-from metrics import psnr_of
+from degradation import NAMED, degrade, describe_degradation, make_consistent
+from evaluation.metrics import psnr_of
+from inference import tiling
+from inference.checkpoints import load_checkpoint
 
 WEIGHTS = sorted((ROOT / "weights").glob("*.pt"))
 PEOPLE = ("18", "56", "71")
@@ -48,7 +47,7 @@ def gain(network, way: str) -> float:
     lr = degrade(hr, way, network.scale)
     results = []
     for upscaler in (modules.Interpolation(network.scale, "bicubic"), network):
-        sr = upscaling.upscale(upscaler, lr).clamp(0, 1)
+        sr = tiling.upscale(upscaler, lr).clamp(0, 1)
         results.append(sum(psnr_of(float(e.square().mean())) for e in sr - hr) / len(hr))
     return results[1] - results[0]
 
@@ -62,7 +61,7 @@ def test_the_projection_of_a_told_slice_costs_nothing(way):
     """predict.py does it by itself where it is told: rounding must not be blown up."""
     network, hr = load(ROOT / "weights/x4.pt"), hr_slices()
     lr = degrade(hr, way)
-    sr = upscaling.upscale(network, lr, describe_degradation(way, (4, 4)))
+    sr = tiling.upscale(network, lr, describe_degradation(way, (4, 4)))
     before, after = (
         float((x.clamp(0, 1) - hr).square().mean()) for x in (sr, make_consistent(sr, lr, way))
     )
@@ -78,7 +77,7 @@ def test_shipped_weights_gain_what_was_recorded(path):
 
 @pytest.mark.parametrize("path", WEIGHTS, ids=lambda path: path.stem)
 def test_a_flat_slice_stays_flat_up_to_its_corners(path):
-    sr = upscaling.upscale(load(path), torch.full((1, 1, 25, 30), 0.5))
+    sr = tiling.upscale(load(path), torch.full((1, 1, 25, 30), 0.5))
     assert (sr - 0.5).abs().max() < 0.005
 
 
@@ -86,7 +85,7 @@ def test_a_flat_slice_stays_flat_up_to_its_corners(path):
 def test_shipped_weights_treat_dark_slices_like_bright_ones(path):
     network = load(path)
     lr = degrade(hr_slices()[:1], "bicubic", network.scale)
-    bright, dark = upscaling.upscale(network, lr), upscaling.upscale(network, lr / 8)
+    bright, dark = tiling.upscale(network, lr), tiling.upscale(network, lr / 8)
     assert torch.allclose(8 * dark, bright, atol=1e-5)
 
 
@@ -99,7 +98,7 @@ def test_the_truth_about_a_degradation_helps_also_where_there_is_noise():
         gains = []
         for truth in (None, told):
             description = network.describe(lr, truth).mean(0, keepdim=True)
-            sr = upscaling.upscale(network, lr, description).clamp(0, 1)
+            sr = tiling.upscale(network, lr, description).clamp(0, 1)
             gains.append(psnr_of(float(((sr - hr) ** 2).mean())))
         assert gains[1] > gains[0] - 0.02
 

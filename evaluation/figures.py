@@ -1,0 +1,318 @@
+"""The figures that the programs draw: slices side by side, details, errors (curves: plots.py)."""
+
+from dataclasses import dataclass, replace
+from itertools import chain
+
+import numpy as np
+
+from evaluation.panels import (
+    BAR,
+    LINE,
+    SMALL,
+    WHOLE,
+    Panel,
+    colour_bar,
+    draw_panels,
+    px,
+    save_sheet,
+    shortened,
+    write_text,
+)
+from evaluation.plots import drawn_plot, new_figure
+
+# What lies at the left, right, top and bottom edge of a slice as `formats.slices_of` gives it.
+MARKS = {"axial": "LRAP", "coronal": "LRSI", "sagittal": "PASI"}
+
+
+# --- windows --------------------------------------------------------------------------------------
+
+
+def depth_in_head(head: np.ndarray) -> np.ndarray:
+    """How deep in the head each cell lies: 0 outside, 1 at the deepest place. Holes are head."""
+    filled = np.ones_like(head)
+    for axis in (0, 1):  # head is what lies between the first and the last cell of a line
+        forth = np.maximum.accumulate(head, axis)
+        back = np.flip(np.maximum.accumulate(np.flip(head, axis), axis), axis)
+        filled &= forth & back
+    depth = np.zeros(head.shape)
+    while filled.any():
+        depth += filled
+        padded = np.pad(filled, 1)
+        filled = padded[1:-1, 1:-1] & padded[:-2, 1:-1] & padded[2:, 1:-1]
+        filled &= padded[1:-1, :-2] & padded[1:-1, 2:]
+    return depth / max(1, depth.max())
+
+
+def busiest_window(image: np.ndarray, tall: float = 1.0, share: float = 0.4) -> tuple:
+    """The window of an image with the most detail, about square, inside the head.
+
+    tall: height of the image's field of view divided by its width. share: edge of the window,
+    relative to the head. Scalp and skull have more detail than the brain, so that cells count the
+    more the deeper they lie.
+    """
+    size = np.array(image.shape)
+    grid = np.minimum(size, 32)
+    edges = [np.linspace(0, n, g + 1).round().astype(int)[:-1] for n, g in zip(size, grid)]
+
+    def cells(values):
+        sums = np.add.reduceat(np.add.reduceat(values, edges[0], 0), edges[1], 1)
+        counts = [np.diff(np.append(e, n)) for e, n in zip(edges, size)]
+        return sums / np.outer(*counts)
+
+    steps = [np.abs(np.gradient(image, axis=k)) if size[k] > 1 else 0 for k in (0, 1)]
+    depth = depth_in_head(cells((image > 0.05).astype(float)) > 0.5)
+    detail = cells(steps[0] + steps[1] + np.zeros(size)) * np.clip((depth - 0.15) / 0.35, 1e-6, 1)
+    inside = (depth > 0.2) + 1e-3
+    _, _, height, width = content_window(image)
+    shape = np.sqrt(np.clip(tall * height / width, 0.75, 1.35))  # about that of the head
+    side = share * np.sqrt(tall * height * width)  # in widths of the field of view
+    wanted = np.maximum((side * shape / tall, side / shape), 24 / size).clip(1 / grid, 1)
+    n = np.clip((wanted * grid).round().astype(int), 1, grid)
+    windows = (np.lib.stride_tricks.sliding_window_view(x, tuple(n)) for x in (detail, inside))
+    detail, inside = (x.mean(axis=(2, 3)) for x in windows)
+    rated = detail * inside**2
+    top, left = np.unravel_index(rated.argmax(), rated.shape)
+    return top / grid[0], left / grid[1], n[0] / grid[0], n[1] / grid[1]
+
+
+def content_window(image: np.ndarray, margin: float = 0.03) -> tuple:
+    """The window of an image that holds everything brighter than background."""
+    window = []
+    for axis in (0, 1):
+        filled = np.flatnonzero((image > 0.05).any(axis=1 - axis))
+        n = image.shape[axis]
+        first, last = (filled[0] / n, (filled[-1] + 1) / n) if filled.size else (0, 1)
+        first, last = max(0.0, first - margin), min(1.0, last + margin)
+        window.append((first, last - first))
+    return window[0][0], window[1][0], window[0][1], window[1][1]
+
+
+# --- figures of predict.py ------------------------------------------------------------------------
+
+
+def field_shape(lr: np.ndarray, aspect: float) -> float:
+    """Height of a field of view divided by its width; aspect: that of an LR pixel."""
+    return aspect * lr.shape[0] / lr.shape[1]
+
+
+def size_text(image: np.ndarray) -> str:
+    return f"{image.shape[0]} x {image.shape[1]}"
+
+
+def picture_figure(path, lr, bicubic, sr, *, expected=None, title="", aspect: float = 1.0) -> None:
+    """Input, bicubic and prediction, whole and the busiest detail; images (H, W) in [0, 1].
+
+    expected: expected absolute error of each pixel of the prediction. aspect: height of an input
+    pixel divided by its width.
+    """
+    tall = field_shape(lr, aspect)
+    images = {"input": lr, "bicubic": bicubic, "prediction": sr}
+    panels = [Panel(x, f"{name}, {size_text(x)}", tall) for name, x in images.items()]
+    if expected is not None:
+        panels.append(error_panel(expected, "expected error", tall, error_limit([expected])))
+    rows = with_details([panels], sr, tall)
+    sheet, grid = draw_panels(rows, title, BAR if expected is not None else 0)
+    if expected is not None:
+        bar_below(sheet, grid[-1][-1], panels[-1])
+    save_sheet(sheet, path)
+
+
+def with_details(rows: list, image: np.ndarray, tall: float) -> list:
+    """The rows, cropped to the content of the image, and a row with the details of the first."""
+    whole, detail = content_window(image), busiest_window(image, tall)
+    for panel in chain.from_iterable(rows):
+        panel.window = whole
+    if is_most_of(detail, whole):  # a tiny image: it would show the same
+        return rows
+    details = detail_panels(rows[0], image, detail)
+    for panel in rows[0]:
+        panel.box = detail
+    return [rows[0], details, *rows[1:]]
+
+
+def is_most_of(window: tuple, whole: tuple) -> bool:
+    return window[2] * window[3] > 0.7 * whole[2] * whole[3]
+
+
+def detail_panels(panels: list[Panel], image: np.ndarray, window: tuple) -> list[Panel]:
+    """Panels of a detail, all on one grey range: that of the image there."""
+    (top, left, height, width), (h, w) = window, image.shape
+    part = image[int(top * h) : int((top + height) * h), int(left * w) : int((left + width) * w)]
+    white = float(np.percentile(part, 99.5).clip(0.2, 1))
+    return [
+        replace(p, text="", window=window, high=white if p.palette == "grey" else p.high)
+        for p in panels
+    ]
+
+
+def error_limit(errors) -> float:
+    """The brightest value of error maps: nearly all pixels lie below."""
+    return max(0.02, max(float(np.percentile(e, 99.5)) for e in errors))
+
+
+def error_panel(errors: np.ndarray, text: str, tall: float, limit: float, window=WHOLE) -> Panel:
+    """A panel of an error map; errors of `limit` and more are shown as the brightest."""
+    return Panel(errors, text, tall, window, palette="inferno", high=limit)
+
+
+def bar_below(sheet, place: tuple, panel: Panel) -> None:
+    """A colour bar in the space that was kept free below the figure's last row."""
+    left, _, right, _ = place
+    top = sheet.height - px(BAR - 0.07)
+    bar = left + px(0.02), top, right - px(0.02), top + px(0.1)
+    colour_bar(sheet, bar, panel, "absolute error (white = 1)")
+
+
+def simulation_figure(
+    path, lr, bicubic, sr, hr, scores, *, expected=None, title="", aspect: float = 1.0
+) -> None:
+    """A simulation: LR, bicubic, prediction and original, a detail of each, and the errors.
+
+    scores: of bicubic and of the prediction, as `metrics.score` gives them. aspect: height of an LR
+    pixel divided by its width. expected: expected absolute error; without it the figure shows where
+    the prediction is nearer to the original than bicubic upsampling is.
+    """
+    bicubic, sr = np.clip(bicubic, 0, 1), np.clip(sr, 0, 1)
+    tall = field_shape(lr, aspect)
+    images = {"low resolution": lr, "bicubic": bicubic, "prediction": sr, "original": hr}
+    whole = [Panel(x, f"{name}, {size_text(x)}", tall) for name, x in images.items()]
+    before, after = abs(bicubic - hr), abs(sr - hr)
+    limit = error_limit([before, after])
+    if expected is None:
+        gain = dict(palette="RdBu", low=-limit, high=limit)
+        last = Panel(before - after, "blue: nearer, red: farther", tall, **gain)
+    else:
+        last = error_panel(expected, "expected error", tall, limit)
+    maps = {"error of bicubic": before, "error of prediction": after}
+    errors = [error_panel(x, name, tall, limit) for name, x in maps.items()]
+    rows = with_details([whole, [Panel(None), *errors, last]], hr, tall)
+    sheet, grid = draw_panels(rows, title)
+    write_scores(sheet, grid[-1][0], errors[0], scores)
+    save_sheet(sheet, path)
+
+
+def write_scores(sheet, place: tuple, errors: Panel, scores) -> None:
+    """The scores of bicubic and prediction as a small table, and the colour bar of the errors."""
+    lines = [("", "bicubic", "prediction")]
+    rows = {"psnr": ("PSNR, dB", 2), "psnr_brain": ("in brain", 2), "ssim": ("SSIM", 4)}
+    rows["mse"] = ("MSE", 5)
+    for key, (name, digits) in rows.items():
+        values = [s.get(key) for s in scores]
+        if None not in values:
+            lines.append((name, *(f"{value:.{digits}f}" for value in values)))
+    left, top, right, bottom = place
+    width = right - left
+    for i, line in enumerate(lines):
+        y = top + px(0.1 + i * LINE)
+        for text, x, anchor in zip(line, (0.02, 0.62, 0.99), ("la", "ra", "ra")):
+            write_text(sheet, left + x * width, y, text, anchor)
+    edge = bottom - px(0.52)
+    bar = left + round(0.1 * width), edge, left + round(0.9 * width), edge + px(0.1)
+    colour_bar(sheet, bar, errors, "absolute error")
+
+
+@dataclass
+class View:
+    """A slice of a scan before and after. Images (H, W) in [0, 1]."""
+
+    name: str
+    before: np.ndarray
+    cubic: np.ndarray
+    after: np.ndarray
+    aspect: float = 1.0  # height of a pixel of `before` divided by its width
+    marks: str = ""  # letters at its left, right, top and bottom edge: MARKS[plane]
+    expected: np.ndarray | None = None  # expected absolute error
+
+
+def volume_figure(
+    path, views: list[View], *, title="", names=("input", "bicubic", "prediction")
+) -> None:
+    """Slices of a scan: each whole, with a box, and its busiest detail before and after."""
+    rows = []
+    errors = [view.expected for view in views if view.expected is not None]
+    for view in views:
+        tall = field_shape(view.before, view.aspect)
+        whole, detail = content_window(view.after), busiest_window(view.after, tall)
+        panels = [Panel(image, "", tall) for image in (view.before, view.cubic, view.after)]
+        if errors:
+            panels.append(error_panel(view.expected, "", tall, error_limit(errors)))
+        panels = detail_panels(panels, view.after, detail)
+        box = None if is_most_of(detail, whole) else detail
+        rows.append([Panel(view.before, view.name, tall, whole, box, view.marks), *panels])
+    for panel, name in zip(rows[0][1:], (*(f"{name}, detail" for name in names), "expected error")):
+        panel.text = name
+    sheet, grid = draw_panels(rows, title, BAR if errors else 0)
+    if errors:
+        bar_below(sheet, grid[-1][-1], rows[-1][-1])
+    save_sheet(sheet, path)
+
+
+# --- figures of train.py and evaluate.py ----------------------------------------------------------
+
+
+@dataclass
+class Example:
+    """A slice of a test subject. Images (H, W) in [0, 1]; scores as `metrics.score` gives them."""
+
+    name: str
+    lr: np.ndarray
+    bicubic: np.ndarray
+    sr: np.ndarray
+    hr: np.ndarray
+    scores: tuple[dict, dict]  # of bicubic and of the network
+    aspect: float = 1.0  # height of an LR pixel divided by its width
+
+
+def example_row(example: Example, errors: bool) -> list[Panel]:
+    """The panels of an example: whole, details, and with errors whole error maps."""
+    tall = field_shape(example.lr, example.aspect)
+    whole, detail = content_window(example.hr), busiest_window(example.hr, tall)
+    bicubic, sr = np.clip(example.bicubic, 0, 1), np.clip(example.sr, 0, 1)
+    before, after = (f"{s['psnr']:.2f} dB" for s in example.scores)
+    panels = {f"bicubic, {before}": bicubic, f"network, {after}": sr, "truth": example.hr}
+    panels = panels if errors else {"low resolution": example.lr} | panels
+    details = detail_panels([Panel(x, "", tall) for x in panels.values()], example.hr, detail)
+    for panel, text in zip(details, panels):
+        panel.text = text
+    box = None if is_most_of(detail, whole) else detail
+    row = [Panel(example.hr, example.name, tall, whole, box), *details]
+    if errors:
+        maps = [abs(bicubic - example.hr), abs(sr - example.hr)]
+        for image, text in zip(maps, ("error of bicubic", "of network")):
+            row.append(error_panel(image, text, tall, error_limit(maps), whole))
+    return row
+
+
+def examples_figure(path, examples: list[Example], *, title="", errors=False) -> None:
+    """One row an example: cropped to the content, a detail of LR, bicubic, network and truth.
+
+    errors: error maps instead of the low resolution, both of a row on one scale.
+    """
+    sheet, _ = draw_panels([example_row(example, errors) for example in examples], title)
+    save_sheet(sheet, path)
+
+
+def worst_figure(path, examples: list[Example], gains: dict, *, title="") -> None:
+    """The worst slices, below the gains of all slices over bicubic upsampling.
+
+    gains: {name of a set or a degradation: gain of each slice in dB}.
+    """
+    legend = 0.2 * -(-len(gains) // 2)
+    strip = 2.4 + legend
+    sheet, _ = draw_panels([example_row(e, True) for e in examples], title, strip)
+    figure = new_figure(strip, layout=None)
+    axes = figure.add_axes((0.08, (0.55 + legend) / strip, 0.9, 1.7 / strip))
+    for i, (name, values) in enumerate(gains.items()):
+        values = np.sort(np.asarray(values, dtype=float))
+        label = f"{shortened(name, 40)}: {np.mean(values < 0):.1%} below bicubic"
+        places = np.linspace(0, 100, len(values))
+        axes.plot(places, values, "-" if i < 10 else "--", lw=1.5, label=label)
+    axes.axhline(0, color="black", lw=1)
+    axes.set_xlabel("slices in order of gain, %", fontsize=SMALL)
+    axes.set_ylabel("gain, dB", fontsize=SMALL)
+    axes.tick_params(labelsize=SMALL)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="lower center", ncols=2, fontsize=SMALL, frameon=False, borderpad=0.1)
+    plot = drawn_plot(figure)
+    sheet.paste(plot, (0, sheet.height - plot.height))
+    save_sheet(sheet, path)

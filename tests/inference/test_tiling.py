@@ -1,0 +1,96 @@
+"""Running a network over slices: tiles, threads, bf16, and what may come out."""
+
+import os
+import threading
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import random_network
+from made_files import HOSTILE
+
+import utils
+from inference import tiling
+
+CPU = torch.device("cpu")
+ARCHS = [
+    {"name": "espcn", "channels": 8},
+    {"name": "deep", "channels": 8, "blocks": 4},
+    {"name": "deep", "channels": 8, "blocks": 3, "half": 3, "told": True},
+    {"name": "deep", "channels": 8, "blocks": 0, "half": 0},
+]
+
+
+@pytest.mark.parametrize("arch", ARCHS, ids=str)
+@pytest.mark.parametrize("size", [(50, 37), (16, 90)])
+@pytest.mark.parametrize("scale", [(4, 4), (3, 1)], ids=str)
+def test_tiles_change_nothing(arch, size, scale):
+    network, lr = random_network(arch, scale), torch.rand(2, 1, *size)
+    whole = tiling.upscale(network, lr)
+    assert whole.shape == (2, 1, scale[0] * size[0], scale[1] * size[1]) and whole.std() > 1e-3
+    torch.testing.assert_close(tiling.upscale(network, lr, tile=16), whole, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", [name for name in HOSTILE if name not in ("huge", "tiny")])
+def test_results_stay_within_the_range_around_and_once_more_at_each_end(name):
+    lr = torch.from_numpy(HOSTILE[name][..., 2]).float()[None, None] / 1000
+    network = random_network({"name": "deep", "channels": 8})
+    sr = tiling.upscale(network, lr)
+    span = lr.max() - lr.min()
+    assert sr.isfinite().all()
+    assert sr.min() >= lr.min() - span and sr.max() <= lr.max() + span
+    far = F.pad(lr, (0, 0, 0, 12))
+    assert not tiling.upscale(network, far)[..., 4 * 12 :, :].any()
+
+
+def test_the_limit_changes_no_real_slice(real_slices):
+    from degradation import degrade
+
+    lr = degrade(real_slices, "bicubic", (4, 4))
+    near = real_slices.clone()
+    kept = tiling.limited(near.clone(), lr, (4, 4))
+    assert (kept - near).square().mean() < 1e-4 * (near - near.mean()).square().mean()
+
+
+def test_bf16_is_within_a_grey_level(real_slices):
+    before = dict(os.environ)
+    if not utils.bf16_works() or os.environ != before:  # limits come too late for this process
+        pytest.skip("this CPU has no bf16 products, or only without AMX")
+    network = random_network({"name": "deep", "channels": 16})
+    for conv in (*network.body, *network.side):  # a network as it starts, but for its last layer
+        torch.nn.init.dirac_(conv.weight)
+    torch.nn.init.normal_(network.tail.weight, std=0.002)
+    lr = real_slices[:, :, ::4, ::4]
+    exact, near = (tiling.upscale(network, lr, bf16=bf16) for bf16 in (False, True))
+    assert near.dtype == torch.float32 and not torch.equal(exact, near)
+    assert ((exact - near).abs() * 255 < 1).float().mean() > 0.999
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_parts_come_in_order_each_from_one_thread(threads):
+    before, seen = torch.get_num_threads(), set()
+
+    def work(i):
+        seen.add(threading.current_thread().name)
+        assert torch.get_num_threads() == 1
+        return 2 * i
+
+    torch.set_num_threads(threads)
+    try:
+        assert list(tiling.in_parallel(work, range(9), CPU)) == list(range(0, 18, 2))
+        assert torch.get_num_threads() == threads and len(seen) <= threads
+        with pytest.raises(ZeroDivisionError):
+            list(tiling.in_parallel(lambda i: 1 / i, range(9), CPU))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_one_part_gets_all_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        found = list(tiling.in_parallel(lambda _: torch.get_num_threads(), [0], CPU))
+    finally:
+        torch.set_num_threads(before)
+    assert found == [3]

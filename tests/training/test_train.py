@@ -1,0 +1,559 @@
+"""Training: a whole run, exact resume, kills at bad moments, full disks, numbers that go wrong."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, train_once
+from made_files import save_volume
+from PIL import Image
+
+import dataset
+import modules
+import train
+from inference.checkpoints import load_checkpoint
+from training import batches, optimiser, run_folder
+from utils import DataError, UsageError
+
+POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals or limits")
+
+
+@pytest.fixture(scope="session")
+def small(adni, tmp_path_factory) -> Path:
+    """The same people, slices of 32x32."""
+    root = tmp_path_factory.mktemp("small")
+    for path in adni.rglob("*.png"):
+        place = root / path.relative_to(adni)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(path).crop((30, 40, 62, 72)).save(place)
+    return root
+
+
+@pytest.fixture(scope="session")
+def command(small, tmp_path_factory):
+    """Arguments of a run of half a second: 21 training slices, 6 steps an epoch."""
+    cache = tmp_path_factory.mktemp("cache")
+    words = "--batch-size 4 --patch-size 6 --channels 8 --blocks 2 --device cpu --ema 0.9"
+    return ["--data", str(small), "--cache", str(cache), *words.split()]
+
+
+@pytest.fixture(scope="session")
+def short(command, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("short") / "run"
+    train_once([*command, "--iterations", "4", "--run", folder])
+    return folder
+
+
+@pytest.fixture
+def run(short) -> Path:
+    """A finished run of 4 steps, to be damaged."""
+    return shutil.copytree(short, Path("run"))
+
+
+def contents(folder) -> dict:
+    return {p.name: p.read_bytes() for p in Path(folder).iterdir()}
+
+
+def log(run) -> list[dict]:
+    with open(Path(run, "log.csv"), newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def content(path):
+    """A checkpoint as plain torch reads it."""
+    return torch.load(path, weights_only=True)
+
+
+def same(a, b) -> bool:
+    """Whether two nests of dicts, lists, tensors and numbers are equal to the last bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def assert_same_run(a, b):
+    for name in ("last.pt", "best.pt"):
+        assert same(content(Path(a, name)), content(Path(b, name))), name
+    assert Path(a, "log.csv").read_bytes() == Path(b, "log.csv").read_bytes()
+    results = [json.loads(Path(run, "metrics.json").read_text())["results"] for run in (a, b)]
+    assert results[0] == results[1]
+
+
+# --- a whole run ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(adni, tmp_path_factory):
+    """(run folder, what was printed) of `python train.py`, long enough to beat bicubic."""
+    folder = tmp_path_factory.mktemp("train")
+    words = "--iterations 120 --patch-size 12 --channels 12 --blocks 4 --device cpu --run a/run"
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), "--data", str(adni), *words.split()],
+        cwd=folder, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder / "a" / "run", done.stdout
+
+
+def test_a_run_leaves_everything_behind_and_says_what_comes_next(finished):
+    run, printed = finished
+    files = "best.pt config.json examples.png last.pt log.csv loss.png metrics.json"
+    assert sorted(p.name for p in run.iterdir()) == files.split()
+    assert (run.parent.parent / "runs" / "cache").is_dir()
+    for name in ("loss.png", "examples.png"):
+        with Image.open(run / name) as image:
+            assert image.width > 400 and np.asarray(image.convert("L")).std() > 10
+    assert "python predict.py --simulate --checkpoint a/run/best.pt " in printed
+    image = printed.split("--simulate --checkpoint a/run/best.pt ")[1].split(" --output")[0]
+    assert Path(image).is_file()
+    checkpoint = content(run / "best.pt")
+    assert checkpoint["scale"] == [4, 4] and checkpoint["degradation"] == "bicubic"
+    assert "7 subjects, 21 slices" in checkpoint["trained_on"]
+    assert modules.load_network(checkpoint)(torch.rand(1, 1, 7, 9)).shape == (1, 1, 28, 36)
+
+
+def test_a_run_beats_bicubic_on_its_test_subjects(finished):
+    run, printed = finished
+    results = json.loads((run / "metrics.json").read_text())["results"]
+    assert list(results) == ["bicubic", "this network"]
+    ours = results["this network"]
+    assert ours["subjects"] == 4 and ours["slices"] == 12
+    for metric in ("psnr", "psnr_brain", "ssim"):
+        assert ours[metric]["mean"] > results["bicubic"][metric]["mean"]
+    assert f"{ours['psnr']['mean']:.2f} ±" in printed
+
+
+def test_a_run_keeps_subjects_apart_and_says_so(finished):
+    run, printed = finished
+    config = json.loads((run / "config.json").read_text())
+    train_, val, test = (set(config["subjects"][k]) for k in ("train", "val", "test"))
+    assert test == {"267894", "I88123", "388206", "I99150"}
+    assert len(train_) == 7 and len(val) == 1 and not train_ & val
+    assert "test:       4 subjects, 12 slices (AD 2/6, NC 2/6)" in printed
+
+
+def test_the_log_has_a_row_an_iteration(finished):
+    rows = log(finished[0])
+    assert [int(row["iteration"]) for row in rows] == list(range(1, 121))
+    losses = [float(row["loss"]) for row in rows]
+    assert np.mean(losses[-20:]) < np.mean(losses[:20])
+    checks = [row for row in rows if row["val_psnr"]]
+    assert [int(row["iteration"]) for row in checks] == [100, 120]  # few in a short run
+    plain = np.mean([float(row["bicubic_loss"]) for row in rows])
+    assert float(rows[0]["bicubic_loss"]) == pytest.approx(losses[0], rel=1e-4)  # as it starts
+    assert np.mean(losses[-20:]) < plain
+    best = content(finished[0] / "best.pt")["metrics"]
+    assert best["val_psnr"] == max(float(row["val_psnr"]) for row in checks)
+
+
+def test_dry_run_without_data_uses_the_slices_of_the_clone(no_figures, capsys, small, monkeypatch):
+    monkeypatch.setattr(dataset, "OWN_DATA", small)
+    assert train.main(["--dry-run", "--device", "cpu"]) == 0
+    assert "train:      2 subjects, 2 slices" in capsys.readouterr().out
+    (run,) = (p for p in Path("runs").iterdir() if p.name != "cache")
+    assert len(log(run)) == 2 and (run / "best.pt").is_file()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--model espcn --scale 3",
+        "--optimizer adam --scale 2",
+        "--blocks 0 --degradation blur-2+rician-2+jpeg-75",
+        "--degradation wide --scale 2x3",
+        "--degradation mixed --patch-size 0 --no-augment --ema 0 --schedule constant",
+    ],
+)
+def test_other_networks_and_schedules_train(command, no_figures, words):
+    assert train.main([*command, *words.split(), "--iterations", "3", "--run", "r"]) == 0
+    assert len(log("r")) == 3
+
+
+def test_going_on_from_weights_leaves_out_their_error_head(command, no_figures):
+    """The head would be of other features; and a resumed run needs the file no more."""
+    arch = {"name": "deep", "channels": 6, "blocks": 1, "half": 0, "spread": True}
+    model = modules.build(arch).state_dict()
+    about = dict(scale=[4, 4], degradation="bicubic", trained_on="")
+    train.save_checkpoint("head.pt", dict(arch=arch, model=model, calibration={}, **about))
+    options = [*command, "--iterations", "2"]
+    assert train.main([*options, "--weights", "head.pt", "--run", "r"]) == 0
+    made = content("r/best.pt")["arch"]
+    assert "spread" not in made and made["blocks"] == 1
+    Path("head.pt").unlink()
+    assert train.main(["--resume", "r", "--iterations", "3"]) == 0
+
+
+def test_through_the_slices_of_volumes(no_figures, real_slices, small, cli):
+    for n in range(4):
+        volume = real_slices[0, 0, 60:124:2, 40:96:2, None].numpy() * np.linspace(0.5, 1, 32)
+        save_volume(Path(f"heads/sub-0{n}.nii.gz"), np.roll(volume, n, 1))
+    words = "--scale 4x1 --iterations 2 --patch-size 8 --channels 4 --blocks 1 --batch-size 2"
+    status, output, _ = cli(train.main, "--data", "heads", *words.split(), "--run", "a")
+    assert status == 0 and "evaluate.py a/best.pt" in output and "predict.py" not in output
+    checkpoint = content("a/best.pt")
+    assert checkpoint["scale"] == [4, 1] and checkpoint["degradation"] == "box"
+    assert modules.load_network(checkpoint)(torch.rand(1, 1, 7, 9)).shape == (1, 1, 28, 9)
+    status, _, errors = cli(train.main, "--data", small, *words.split(), "--run", "b")
+    assert status == 1 and "holds pictures only" in errors
+
+
+def test_muon_steps_are_orthogonal_and_downhill():
+    """Against the polar factor of the momentum, by SVD, for kernels of several sizes at once."""
+    torch.manual_seed(0)
+    sizes = [(8, 8, 1, 3), (8, 8, 3, 1), (5, 8, 3, 3), (20, 8, 1, 1)]
+    # In each gradient some directions dominate.
+    scales = [torch.logspace(0, -1, size[0])[:, None, None, None] for size in sizes]
+    gradients = [[torch.randn(z) * s for z, s in zip(sizes, scales)] for _ in range(2)]
+    kernels = [torch.nn.Parameter(torch.randn(size)) for size in sizes]
+    muon = optimiser.Muon(kernels, lr=0.5)
+    for gradient in gradients:
+        before = [kernel.detach().clone() for kernel in kernels]
+        for kernel, grad in zip(kernels, gradient):
+            kernel.grad = grad
+        muon.step()
+    for kernel, old, g1, g2 in zip(kernels, before, *gradients):
+        step = (old - kernel.detach()).flatten(1) / 0.5
+        mean_square = step.square().sum() / min(step.shape)  # of the singular values
+        assert mean_square.sqrt() == pytest.approx(9.6, rel=0.2)
+        mean = 0.9 * 0.1 * g1 + 0.1 * g2
+        mean = 0.9 * mean + 0.1 * g2  # Nesterov's look ahead
+        u, s, v = torch.linalg.svd(mean.flatten(1), full_matrices=False)
+        assert s[0] > 4 * s[-1]
+        along = (u.T @ step @ v.T) / 9.6
+        assert along.diagonal().min() > 0.6 and along.diagonal().max() < 1.3
+        assert (along - along.diagonal().diag()).abs().max() < 1e-4
+
+
+# --- the same again -------------------------------------------------------------------------------
+
+
+def test_config_is_enough_to_repeat_a_run(command, no_figures):
+    train.main([*command, "--iterations", "5", "--degradation", "mixed", "--run", "a"])
+    words = []
+    for name, value in json.loads(Path("a", "config.json").read_text())["arguments"].items():
+        if value is not None and value is not False and name != "run":
+            words += ["--" + name.replace("_", "-")] + ([] if value is True else [str(value)])
+    train.main([*words, "--run", "b"])
+    assert_same_run("a", "b")
+    train.main([*words, "--run", "c", "--seed", "2"])
+    assert Path("a", "log.csv").read_text() != Path("c", "log.csv").read_text()
+
+
+# --- stop and go on -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """interrupt(n, signal): the process gets the signal in the n-th step."""
+    real = train.learning_rate
+
+    def at(iteration, number=signal.SIGINT):
+        def rate(i, *options):
+            if i == iteration:
+                os.kill(os.getpid(), number)
+            return real(i, *options)
+
+        monkeypatch.setattr(train, "learning_rate", rate)
+
+    return at
+
+
+@POSIX
+def test_a_resumed_run_equals_one_that_was_never_stopped(command, no_figures, interrupt):
+    command = [*command, "--degradation", "mixed", "--iterations", "20"]  # 3 epochs and a bit
+    assert train.main([*command, "--run", "whole"]) == 0
+    for iteration in (0, 9, 15):  # the first step, and in the middle of epochs
+        interrupt(iteration)
+        first = [*command, "--run", "parts"] if iteration == 0 else ["--resume", "parts"]
+        assert train.main(first) == 130
+        assert content("parts/last.pt")["iteration"] == iteration + 1
+        assert len(log("parts")) == iteration + 1
+    assert train.main(["--resume", "parts"]) == 0
+    assert_same_run("whole", "parts")
+
+
+@POSIX
+def test_a_stopped_run_says_how_to_go_on(command, no_figures, interrupt, capsys):
+    interrupt(3, signal.SIGTERM)
+    assert train.main([*command, "--iterations", "44", "--run", "my 'run'"]) == 143
+    printed = capsys.readouterr().out.splitlines()
+    assert "stopped at iteration 4" in printed[-2]
+    assert printed[-1].strip() == """python train.py --resume 'my '"'"'run'"'"''"""
+    assert signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN
+
+
+def test_epochs_may_grow(command, no_figures):
+    command = [*command, "--schedule", "constant"]
+    train.main([*command, "--epochs", "4", "--run", "a"])
+    train.main([*command, "--epochs", "2", "--run", "b"])
+    assert len(log("b")) == 11  # 21 slices, 4 a step
+    train.main(["--resume", "b", "--epochs", "4"])
+    assert len(log("a")) == len(log("b")) == 21
+    assert same(content("a/last.pt")["model"], content("b/last.pt")["model"])
+    train.main(["--resume", "b", "--iterations", "23"])
+    assert len(log("b")) == 23
+
+
+def test_resuming_a_finished_run_makes_its_results_again(run, short, no_figures):
+    os.remove("run/metrics.json")
+    assert train.main(["--resume", "run"]) == 0
+    assert_same_run("run", short)
+
+
+def test_what_makes_resuming_wrong_is_refused_by_name(command, run):
+    before = contents(run)
+    for words, said in (
+        ("--resume run --lr 0.1 --seed 5", r"^--seed, --lr cannot change"),
+        ("--resume run --channels 9", "--channels cannot change"),
+        ("--resume run --iterations 3", "at iteration 4 already"),
+        ("--resume run --scale 2", "--scale cannot change"),
+        ("--run run", "--run run: exists already"),
+    ):
+        start = command if words.startswith("--run") else []
+        with pytest.raises(UsageError, match=said):
+            train.main([*start, *words.split()])
+    assert contents(run) == before
+
+
+def test_data_may_move_but_not_change(command, no_figures, small):
+    shutil.copytree(small, "data")
+    train.main([*command, "--data", "data", "--iterations", "4", "--run", "a"])
+    os.rename("data", "moved")
+    for path in Path("moved").rglob("*.png"):
+        os.utime(path, (1, 1))
+    assert train.main(["--resume", "a", "--iterations", "6", "--data", "moved"]) == 0
+    picture = next(Path("moved").rglob("*_79.png"))
+    Image.fromarray(255 - np.asarray(Image.open(picture))).save(picture)
+    with pytest.raises(DataError, match="moved: is not the data set, or not as it was"):
+        train.main(["--resume", "a", "--iterations", "8"])
+
+
+def test_runs_that_start_together_get_folders_of_their_own(command, no_figures, cli, monkeypatch):
+    class Clock(run_folder.datetime):
+        @classmethod
+        def now(cls):
+            return cls(2030, 1, 2, 3, 4, 5)
+
+    monkeypatch.setattr(run_folder, "datetime", Clock)
+    first = run_folder.claim_folder()
+    assert (
+        first == Path("runs/20300102-030405")
+        and run_folder.claim_folder().name == f"{first.name}-2"
+    )
+    assert train.main([*command, "--iterations", "2"]) == 0
+    assert len(log(f"{first}-3")) == 2
+    run_folder.claim_folder("named")
+    with pytest.raises(UsageError, match="--run named: exists already"):
+        run_folder.claim_folder("named")
+    status, _, _ = cli(train.main, "--data", "nowhere", "--run", "failed")
+    assert status == 1 and not Path("failed").exists()  # nothing began: the name is free again
+
+
+def test_interrupted_at_the_table_a_run_says_how_to_go_on(command, no_figures, monkeypatch, capsys):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "score_slices", interrupted)
+    assert train.main([*command, "--iterations", "2", "--run", "a"]) == 130
+    assert "python train.py --resume a" in capsys.readouterr().out
+
+
+def test_validation_needs_no_float64_on_the_device(without_float64):
+    hr = without_float64(torch.rand(1, 1, 32, 32))
+    pairs = [(0, hr[..., ::4, ::4].contiguous(), hr)]
+    mse, psnr = train.validate(modules.Interpolation((4, 4)), pairs, 1)
+    assert psnr == pytest.approx(-10 * np.log10(mse))
+
+
+@pytest.mark.parametrize("damage", ["no folder", "no config", "config", "no last", "last", "best"])
+def test_a_damaged_run_folder_is_one_clear_error(run, damage):
+    if damage == "no folder":
+        shutil.rmtree(run)
+    elif damage == "no config":
+        (run / "config.json").unlink()
+    elif damage == "config":
+        (run / "config.json").write_text('{"arguments": [3]}')
+    elif damage == "no last":
+        (run / "last.pt").unlink()
+    elif damage == "last":
+        os.truncate(run / "last.pt", 5000)
+    else:
+        shutil.copy(run / "best.pt", run / "last.pt")
+    with pytest.raises(DataError) as error:
+        train.main(["--resume", "run"])
+    named = "last.pt" if damage in ("no last", "last") else "run"
+    assert named in str(error.value) and "\n" not in str(error.value)
+
+
+# --- killed ---------------------------------------------------------------------------------------
+
+# train.py with a short interval between checkpoints, and something bad that happens on the way.
+DRIVER = """
+import os, signal, sys, time
+sys.path.insert(0, {root!r})
+import train, utils
+train.SAVE_EVERY = 3
+train.CHECK_EVERY = 1, 1000
+train.run_folder.plot = train.examples_figure = lambda *a, **k: None
+{bad}
+utils.run_main(lambda: train.main(sys.argv[1:]))
+"""
+KILLED_WHILE_WRITING = """
+calls, real = 0, os.fsync
+def fsync(number):
+    global calls
+    calls += os.fstat(number).st_size > 5000  # a checkpoint
+    if calls == 9:
+        os.ftruncate(number, os.fstat(number).st_size // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(number)
+os.fsync = fsync
+"""
+ENDLESS_STEP = """
+real = train.learning_rate
+def rate(i, *options):
+    if i == 4:
+        print("in the step", flush=True)
+        end = time.time() + 60
+        while time.time() < end:
+            time.sleep(0.01)
+    return real(i, *options)
+train.learning_rate = rate
+"""
+
+
+def start(arguments, bad=""):
+    code = DRIVER.format(root=str(ROOT), bad=bad)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdout=pipe, stderr=pipe, text=True
+    )
+
+
+@POSIX
+def test_killed_while_writing_files_nothing_is_torn(command, no_figures):
+    """A run is killed with half a file written; it goes on from what was whole."""
+    command = [*command, "--iterations", "30"]
+    assert train.main([*command, "--run", "whole"]) == 0
+    process = start([*command, "--run", "run"], KILLED_WHILE_WRITING)
+    _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors
+    assert 0 < load_checkpoint("run/last.pt")["iteration"] < 30
+    modules.load_network(load_checkpoint("run/best.pt"))
+    assert train.main(["--resume", "run"]) == 0
+    assert_same_run("whole", "run")
+    assert not list(Path("run").glob(".*"))  # what the kills left half written is gone
+
+
+@POSIX
+def test_a_second_ctrl_c_stops_at_once(command):
+    process = start([*command, "--iterations", "30", "--run", "run"], ENDLESS_STEP)
+    assert any("in the step" in line for line in process.stdout)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None  # it wants to finish its step
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert process.returncode == 130
+    assert load_checkpoint("run/last.pt")["iteration"] in (3, 4)
+
+
+# --- disks and numbers ----------------------------------------------------------------------------
+
+
+@POSIX
+@pytest.mark.parametrize("limit", [3000, 20000])
+def test_a_full_disk_is_one_line_and_earlier_files_stay(run, no_figures, cli, limit):
+    import resource
+
+    before = contents(run)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+    try:
+        status, _, errors = cli(train.main, "--resume", "run", "--iterations", "9")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert status == 1
+    words = r"error: run/(best|last)\.pt: cannot be written \(File too large\)"
+    assert re.fullmatch(words, errors.splitlines()[-1])
+    after = contents(run)
+    assert before.keys() == after.keys()
+    assert all(before[name] == after[name] for name in ("last.pt", "metrics.json"))
+    modules.load_network(load_checkpoint("run/best.pt"))
+    assert train.main(["--resume", "run", "--iterations", "9"]) == 0
+    assert [int(row["iteration"]) for row in log("run")] == list(range(1, 10))
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder nobody can write to")
+def test_a_folder_that_cannot_be_written_is_one_line(command, cli):
+    status, _, errors = cli(train.main, *command, "--iterations", 4, "--run", "/proc/self/run")
+    assert status == 1
+    assert errors.splitlines()[-1].startswith("error: /proc/self/run")
+
+
+def test_a_loss_that_is_no_number_stops_the_run(command, no_figures, monkeypatch):
+    real = batches.training_batch
+
+    def batch(slices, iteration, **options):
+        batch = real(slices, iteration, **options)
+        batch.hr *= np.nan if iteration == 13 else 1
+        return batch
+
+    monkeypatch.setattr(batches, "training_batch", batch)
+    with pytest.raises(DataError, match=r"loss is nan at iteration 14, learning rate 0\.00"):
+        train.main([*command, "--iterations", "44", "--run", "run"])
+    for name in ("best.pt", "last.pt"):
+        network = modules.load_network(load_checkpoint(Path("run", name)))
+        assert network(torch.rand(1, 1, 8, 8)).isfinite().all()
+    assert content("run/last.pt")["iteration"] == len(log("run")) == 12
+
+
+def test_weights_that_are_no_numbers_are_never_saved(command, no_figures, monkeypatch):
+    """The last step before a checkpoint may break the weights while its loss was still fine."""
+    real = torch.optim.Adam.step
+
+    def step(self, *args, **kwargs):
+        real(self, *args, **kwargs)
+        if self.param_groups[0]["params"][0].grad is not None:
+            step.calls += 1
+            if step.calls == 12:
+                with torch.no_grad():
+                    self.param_groups[0]["params"][0].fill_(float("inf"))
+
+    step.calls = 0
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    with pytest.raises(DataError, match="weights are not finite at iteration 12"):
+        train.main([*command, "--iterations", "44", "--run", "run"])
+    assert content("run/last.pt")["iteration"] == 10
+    modules.load_network(load_checkpoint("run/last.pt"))
+
+
+@pytest.mark.parametrize("value", [0, 77])
+def test_constant_slices_make_no_nan(value, request):
+    """A data set of flat slices trains, scores and plots without a number going wrong."""
+    if value:
+        request.getfixturevalue("no_figures")
+    Path("data").mkdir()
+    for n in range(5):
+        Image.new("L", (40, 36), value).save(f"data/p{n}_1.png")
+    words = "--data data --each-file-a-subject --iterations 3 --batch-size 2 --patch-size 4"
+    assert train.main([*words.split(), "--channels", "4", "--blocks", "1", "--run", "run"]) == 0
+    text = Path("run/metrics.json").read_text() + Path("run/log.csv").read_text()
+    assert "nan" not in text.lower() and "inf" not in text.lower()
+    results = json.loads(Path("run/metrics.json").read_text())["results"]
+    assert results["bicubic"]["psnr"]["mean"] == pytest.approx(100)
+    assert (results["bicubic"]["psnr_brain"]["mean"] is None) == (value == 0)

@@ -1,0 +1,1 @@
+"""What stands behind train.py: batches, loss, optimiser, run folder, processes, error head."""
