@@ -6,6 +6,7 @@ again, as both call load_parts.
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import time
@@ -17,10 +18,20 @@ from pathlib import Path
 
 import numpy as np
 
-from scans.dicom import read_scan
-from scans.pictures import read_picture
-from scans.subjects import Scan, find_scans, split_subjects, training_scans  # noqa: F401
-from scans.volumes import PICTURES, PLANES, kind_of, suffix
+from scans import PLANES, read
+from scans.files import PICTURES, kind_of, suffix
+from scans.intensity import normalised
+from scans.packed import is_packed, packed_names, read_packed
+from scans.scan import to_ras
+from scans.subjects import (
+    SPLITS,
+    Name,
+    Scan,
+    find_scans,  # noqa: F401
+    split_subjects,
+    subjects_of,
+    training_scans,
+)
 from utils import DataError, atomic_write, int_between, progress, warn
 
 OWN_DATA = Path(__file__).parent / "data" / "ds002748"  # what is used without --data
@@ -76,7 +87,10 @@ def load_parts(
         raise DataError(f"axis {axis}: not one of {', '.join(AXES)}")
     root = Path(OWN_DATA if data is None else data)
     say = (lambda message: None) if quiet else warn
-    scans, doubt = training_scans(root, subjects, each_file_a_subject, say)
+    if is_packed(root):
+        scans, doubt = packed_scans(root)
+    else:
+        scans, doubt = training_scans(root, subjects, each_file_a_subject, say)
     if split and doubt:
         raise DataError(doubt)
     if axis == "through":
@@ -95,7 +109,7 @@ def load_parts(
     which = np.array([part_of[subject] for subject in every.subject])
     parts = {name: every.take(which == name) for name in ("train", "val", "test")}
     for name, part in parts.items():
-        if not len(part):
+        if not len(part) and name in part_of.values():
             raise DataError(f"{root}: no slice of the {name} subjects could be read")
     whose = [[scan.subject, part_of[scan.subject]] for scan in scans]
     return parts, hashlib.sha256(json.dumps([key, whose]).encode()).hexdigest()[:16]
@@ -106,56 +120,63 @@ def load_parts(
 
 @dataclass
 class Slices:
-    """Slices of one split. Pixels lie in one uint8 file; only what is asked for is read."""
+    """Slices of one split, as views into volumes that lie one behind the other in one uint8 file.
+
+    A volume is stored from the top down, from the front to the back, from left to right; a picture
+    is a volume of one slice. Slices of all planes are views into it.
+    """
 
     file: Path
-    offset: np.ndarray  # (n,) int64, where a slice starts in the file
-    shape: np.ndarray  # (n, 2) int32, its height and width
+    start: np.ndarray  # (V,) int64, where a volume starts in the file
+    size: np.ndarray  # (V, 3) int64, its slices, rows and columns
+    mm: np.ndarray  # (V, 3) float64, their distances; 0 of a picture
+    volume: np.ndarray  # (n,) int64, the volume of a slice
+    plane: np.ndarray  # (n,) int64, 0 sagittal, 1 coronal, 2 axial
+    place: np.ndarray  # (n,) int64, where it lies in the volume as it is stored
     subject: np.ndarray  # (n,) str
     group: np.ndarray  # (n,) str, its class or ''
     name: np.ndarray  # (n,) str, its path below the data folder, with #index in a volume
 
     def __len__(self) -> int:
-        return len(self.offset)
+        return len(self.volume)
 
     def __getitem__(self, i: int) -> np.ndarray:
-        """Slice i as uint8 (H, W). Read, not memory-mapped: mapped pages would
-        count as resident memory."""
-        h, w = self.shape[i].tolist()
-        with open(self.file, "rb", buffering=0) as file:  # half the time of np.fromfile
-            file.seek(int(self.offset[i]))
-            return np.frombuffer(file.read(h * w), np.uint8).reshape(h, w)
+        """Slice i as uint8 (H, W), as `scans.slices_of` has it."""
+        return self.stack(i)[self.place[i]]
 
-    def volume_of(self, i: int) -> range:
-        """The numbers of the slices here that are of the volume of slice i; of a picture only i."""
-        stem, index = self.place_of(i)
-        first, last = i, i
-        if index is not None:
-            while first > 0 and self.place_of(first - 1)[0] == stem:
-                first -= 1
-            while last + 1 < len(self) and self.place_of(last + 1)[0] == stem:
-                last += 1
-        return range(first, last + 1)
+    @property
+    def shape(self) -> np.ndarray:
+        """Height and width of each slice, (n, 2)."""
+        size, plane = self.size[self.volume], self.plane
+        rows = np.where(plane == 2, size[:, 1], size[:, 0])
+        return np.stack((rows, np.where(plane == 0, size[:, 1], size[:, 2])), 1)
 
-    def place_of(self, i: int) -> tuple[str, int | None]:
-        """The file of slice i, and its number in it; None for a picture."""
-        stem, _, index = str(self.name[i]).rpartition("#")
-        return (stem, int(index)) if stem and index.isdecimal() else (str(self.name[i]), None)
+    @property
+    def pixels(self) -> np.ndarray:
+        """All volumes behind one another, uint8; only what is looked at is read."""
+        return np.memmap(self.file, np.uint8, "c")
 
-    def thicker(self, i: int, count: int) -> np.ndarray:
-        """The mean of slice i and of those after it in its volume, `count` in all if there are."""
-        stem, index = self.place_of(i)
-        together = [self[i].astype(np.float32)]
-        for j in range(i + 1, i if index is None else min(i + count, len(self))):
-            if self.place_of(j) != (stem, index + j - i):
-                break
-            together.append(self[j])
-        return (np.mean(together, axis=0) + 0.5).astype(np.uint8)
+    def stack(self, i: int) -> np.ndarray:
+        """All slices of the volume and plane of slice i, uint8 (S, H, W), as they are stored."""
+        v = self.volume[i]
+        whole = self.pixels[self.start[v] : self.start[v] + self.size[v].prod()]
+        stack = np.moveaxis(whole.reshape(self.size[v]), 2 - self.plane[i], 0)
+        return stack if self.plane[i] else stack[..., ::-1]
+
+    def spacing(self, i: int) -> tuple[float, float]:
+        """How far slice i is from the next, and the width of its pixels, in mm; zeros: unknown."""
+        z, y, x = self.mm[self.volume[i]].tolist()
+        return ((x, y), (y, x), (z, x))[self.plane[i]]
+
+    def distance(self, i: int, scale) -> float:
+        """How far slice i is from the next one, in pixels of an LR slice; 0: unknown."""
+        apart, pixel = self.spacing(i)
+        return apart / (pixel * scale[1]) if pixel else 0.0
 
     def take(self, chosen) -> "Slices":
         """The slices with these indices (or this mask)."""
-        arrays = (self.offset, self.shape, self.subject, self.group, self.name)
-        return Slices(self.file, *(a[chosen] for a in arrays))
+        arrays = (self.volume, self.plane, self.place, self.subject, self.group, self.name)
+        return Slices(self.file, self.start, self.size, self.mm, *(a[chosen] for a in arrays))
 
     def counts(self) -> str:
         """Subjects and slices in words, by class."""
@@ -168,75 +189,98 @@ class Slices:
         return words + (f" ({', '.join(parts)})" if parts else "")
 
 
-def scan_slices(scan: Scan, axis: str, count: int) -> list[tuple[int, np.ndarray]]:
-    """Numbered uint8 slices of one file: number -1 of a picture, many of a volume."""
-    path = scan.path
-    if scan.files or kind_of(path) in ("volume", "dicom"):
-        return volume_slices(path, axis, count, scan.files, scan.series)
-    pixels = read_picture(path).pixels
+def read_scan_file(scan: Scan) -> dict:
+    """The volume of one file as it is kept: its pixels, the number of the first of its slices along
+    each axis, and which slices of each plane are usable, as places."""
+    if scan.files and is_packed(scan.files[0]):
+        pixels, mm = read_packed(scan.files[0], scan.path.relative_to(scan.files[0]).as_posix())
+        return about_volume(pixels, mm, (len(pixels) - 1, pixels.shape[1] - 1, 0))
+    if scan.files or kind_of(scan.path) in ("volume", "dicom"):
+        return read_volume(scan)
+    picture = read(scan.path)
+    data = picture.intensities()
+    black, white = picture.black_and_white(data)
+    pixels = np.clip((data - np.float32(black)) / np.float32(white - black), 0, 1)
     if min(pixels.shape) < SMALLEST:
-        raise DataError(f"{path}: {pixels.shape[1]}x{pixels.shape[0]} is too small to train on")
-    return [(-1, (pixels * 255 + 0.5).astype(np.uint8))]
+        size = f"{pixels.shape[1]}x{pixels.shape[0]}"
+        raise DataError(f"{scan.path}: {size} is too small to train on")
+    pixels = (pixels * 255 + 0.5).astype(np.uint8)[None]
+    return dict(pixels=pixels, mm=(0, 0, 0), first=(-1, -1, -1), usable=((), (), (0,)), thick=True)
 
 
-def volume_slices(path, axis="axial", count=0, files=(), series="", *, size=None, levels=255):
-    """The usable slices of a volume as [(index, (H, W))], upright, numbered along its RAS axis.
-
-    Intensities are divided by the 99.8th percentile of the voxels above the mean, and clipped;
-    negative ones are moved up first. A slice is usable where more than a tenth of it is above 0.1.
-    count: only that many, spread evenly over them; 0: all. size: (H, W) to cut and pad to with
-    zeros about the box of all usable voxels above 0.1, never resampled; None: that box and 8 pixels
-    around it. files and series: of DICOM, see `Scan`. levels: 255 gives uint8, 65535 uint16.
-    """
-    volume = read_scan(path, files, series=series)
-    if volume.stored.ndim == 4:
-        warn(f"{path}: the first of its {volume.stored.shape[3]} volumes is used")
-    x, y, z = volume.sizes
-    if axis == "through" and (z > 1.5 or z > 1.6 * min(x, y)):
-        raise DataError(f"{path}: slices {z:.2g} mm apart are too thick to learn thinner ones from")
-    data = volume.intensities()
-    if data.min() < 0:
-        data = np.maximum(data - min(0, np.percentile(data, 0.1)), 0)
-    bright = data[data > data.mean()]
-    if not bright.size:
-        raise DataError(f"{path}: is the same everywhere")
-    data /= np.float32(np.percentile(bright, 99.8))
-    foreground, found = data > 0.1, []
-    for plane in AXES[axis]:
-        slices, filled = (volume.slices(array, plane) for array in (data, foreground))
-        box = [np.flatnonzero(filled.any(axis=(0, 2 - k)))[[0, -1]].tolist() for k in (0, 1)]
-        window = [(max(0, a - 8), min(n, b + 9)) for (a, b), n in zip(box, filled.shape[1:])]
-        if size:
-            starts = [(a + b) // 2 - want // 2 for (a, b), want in zip(box, size)]
-            window = [(start, start + want) for start, want in zip(starts, size)]
-        share = filled.mean(axis=(1, 2))
-        if share.max() <= 0.1:  # a small head in a large field of view: its share of the box
-            share *= filled[0].size / np.prod([b - a + 1 for a, b in box])
-        usable = np.flatnonzero(share > 0.1)
-        if count and usable.size > count:
-            spread = np.linspace(0, usable.size - 1, count) if count > 1 else [usable.size / 2]
-            usable = usable[np.round(spread).astype(int)]
-        for i in usable:
-            pixels = np.clip(cut(slices[i], window), 0, 1) * levels + 0.5
-            found.append((int(i), pixels.astype(np.uint8 if levels == 255 else np.uint16)))
-    if not found:
-        raise DataError(f"{path}: no slice with enough foreground")
+def read_volume(scan: Scan) -> dict:
+    """`read_scan_file` of a volume, cut to the box of its foreground and 8 voxels around."""
+    data, sizes = ras_intensities(scan.path, scan.files, scan.series)
+    foreground = data > 0.1
+    if not foreground.any():
+        raise DataError(f"{scan.path}: is the same everywhere")
+    ends = [np.flatnonzero(foreground.any((k - 2, k - 1)))[[0, -1]] for k in range(3)]
+    box = [slice(max(0, a - 8), min(n, b + 9)) for (a, b), n in zip(ends, data.shape)]
+    pixels = (data[tuple(box)] * 255 + 0.5).astype(np.uint8).transpose(2, 1, 0)[::-1, ::-1]
+    first = (box[2].stop - 1, box[1].stop - 1, box[0].start)
+    whole = np.array(data.shape[::-1]) / pixels.shape
+    found = about_volume(pixels, sizes[::-1], first, whole)
+    if not any(map(len, found["usable"])):
+        raise DataError(f"{scan.path}: no slice with enough foreground")
     return found
 
 
-def cut(pixels: np.ndarray, window) -> np.ndarray:
-    """The part of a slice in [(start, stop), (start, stop)], with zeros where that is outside."""
-    inside = tuple(slice(max(0, a), b) for a, b in window)
-    outside = [(max(0, -a), max(0, b - n)) for (a, b), n in zip(window, pixels.shape)]
-    return np.pad(pixels[inside], outside)
+def about_volume(pixels: np.ndarray, mm, first, whole=(1, 1, 1)) -> dict:
+    """`read_scan_file` of pixels (S, H, W), from the top down and from the front to the back.
+
+    A slice is usable where more than a tenth of it is above a tenth of white. mm: voxel sizes.
+    first: the numbers of the first slices along the axes. whole: how many times as long as `pixels`
+    the field of view was along them; of a small head in a large one, its share of `pixels` counts.
+    """
+    foreground, usable = pixels >= 26, []
+    for axis in range(3):
+        sides = [k for k in range(3) if k != axis]
+        share = foreground.mean(axis=tuple(sides))
+        of_view = share / np.prod([whole[k] for k in sides])
+        usable.append(np.flatnonzero((of_view if of_view.max() > 0.1 else share) > 0.1))
+    z, y, x = mm
+    thick = z > 1.5 or z > 1.6 * min(x, y)  # too thick to learn thinner slices from
+    # In the order of PLANES.
+    return dict(pixels=pixels, mm=mm, first=first[::-1], usable=usable[::-1], thick=thick)
 
 
-def fingerprint(scans: list[Scan], root, *options) -> str:
-    """A digest of the files' places below root, sizes and samples of their bytes, and options.
+def packed_scans(root: Path) -> tuple[list[Scan], str]:
+    """The volumes in a packed file as scans, and '' or why the names do not tell the subjects."""
+    scans, names = [], []
+    for name in packed_names(root):
+        *folders, last = name.split("/")
+        split = next((SPLITS[f.lower()] for f in folders if f.lower() in SPLITS), "")
+        inner = tuple(f for f in folders if f.lower() not in SPLITS)
+        scans.append(Scan(root / name, "", "", split, files=(root,)))
+        names.append(Name(inner, last, False))
+    return subjects_of(scans, names)
+
+
+def ras_intensities(path, files=(), series="") -> tuple[np.ndarray, list[float]]:
+    """A scan in [0, 1], float32 (right, front, up), of several volumes the first; its voxel sizes.
+
+    See `intensity.intensity_range` for what is 0 and 1.
+    """
+    scan = read(path, files, series=series)
+    if scan.times > 1:
+        warn(f"{path}: the first of its {scan.times} volumes is used")
+    return normalised(to_ras(scan.intensities(), scan.affine)), scan.sizes
+
+
+def spread_evenly(usable: np.ndarray, count: int) -> np.ndarray:
+    """So many of these, the first and the last among them; all of them if count is 0."""
+    if not count or len(usable) <= count:
+        return usable
+    places = np.linspace(0, len(usable) - 1, count) if count > 1 else [len(usable) / 2]
+    return usable[np.round(places).astype(int)]
+
+
+def fingerprint(scans: list[Scan], root) -> str:
+    """A digest of the files' places below root, sizes and samples of their bytes.
 
     Neither the folder's own path nor any time is part of it.
     """
-    digest = hashlib.sha256(json.dumps(["cache 5", *options]).encode())
+    digest = hashlib.sha256(b"cache 6")
     files = [path for scan in scans for path in scan.files or (scan.path,)]
     files += [path.with_suffix(".hdr") for path in files if suffix(path) == ".img"]
     with ThreadPoolExecutor(8) as pool:
@@ -269,14 +313,14 @@ def load_slices(
     out.
     """
     root = root or os.path.commonpath([scan.path.parent for scan in scans])
-    key = fingerprint(scans, root, axis, count)
+    key = fingerprint(scans, root)
     pixels_file, index_file = (Path(cache, f"{key}.{end}") for end in ("u8", "npz"))
     index = read_index(index_file, pixels_file)
     if index is None:
         Path(cache).mkdir(parents=True, exist_ok=True)
         clean(Path(cache))
         with atomic_write(pixels_file) as file:
-            index = decode(scans, file, axis, count, workers, quiet)
+            index = decode(scans, file, workers, quiet)
         buffer = io.BytesIO()  # writing to a full disk, np.savez would raise anything
         np.savez(buffer, **index)
         with atomic_write(index_file) as file:
@@ -284,53 +328,72 @@ def load_slices(
     else:
         with suppress(OSError):  # a cache of someone else
             os.utime(index_file)  # used today
-    owner = index["owner"]
-    places = [Path(os.path.relpath(scan.path, root)).as_posix() for scan in scans]
-    names = [places[i] + (f"#{n}" if n >= 0 else "") for i, n in zip(owner, index["number"])]
+    return slices_of_index(index, pixels_file, scans, root, axis, count), key, len(index["bad"])
+
+
+def slices_of_index(index: dict, pixels_file: Path, scans, root, axis: str, count: int) -> Slices:
+    """The slices of a plane, or of several, `count` of each volume and plane or all (0)."""
+    chosen, too_thick = [], []
+    planes = [PLANES.index(plane) for plane in AXES[axis]]
+    bounds = np.searchsorted(index["volume"], np.arange(len(index["start"]) + 1))
+    for v, (begin, end) in enumerate(itertools.pairwise(bounds)):
+        if axis == "through" and index["thick"][v]:
+            too_thick.append(scans[index["owner"][v]].path)
+            continue
+        of_plane = index["plane"][begin:end]
+        wanted = planes if index["first"][v, 2] >= 0 else [2]  # a picture has one slice
+        for plane in wanted:
+            chosen.append(begin + spread_evenly(np.flatnonzero(of_plane == plane), count))
+    if too_thick:
+        words = "slices too thick to learn thinner ones from"
+        warn(f"left out: {len(too_thick)} volumes with {words} ({too_thick[0]})")
+    chosen = np.concatenate([*chosen, np.zeros(0, int)]).astype(int)
+    if not len(chosen):
+        raise DataError(f"{root}: no slice of the wanted plane could be read")
+    volume, plane, place = (index[name][chosen] for name in ("volume", "plane", "place"))
+    first, owner = index["first"][volume, plane], index["owner"][volume]
+    numbers = np.where(plane == 0, first + place, first - place)
+    files = [Path(os.path.relpath(scan.path, root)).as_posix() for scan in scans]
+    names = [files[i] + (f"#{n}" if n >= 0 else "") for i, n in zip(owner, numbers)]
     who = np.array([(scan.subject, scan.group) for scan in scans])[owner]
-    arrays = (index[name] for name in ("offset", "shape"))
-    return Slices(pixels_file, *arrays, *who.T, np.array(names)), key, len(index["bad"])
+    where = (index[name] for name in ("start", "size", "mm"))
+    return Slices(pixels_file, *where, volume, plane, place, *who.T, np.array(names))
 
 
-def decode(scans: list[Scan], file, axis: str, count: int, workers: int, quiet: bool) -> dict:
-    """Write the pixels of all slices into a file, and return what says where each of them is."""
-    offset, shape, owner, numbers, bad = [], [], [], [], []
+def decode(scans: list[Scan], file, workers: int, quiet: bool) -> dict:
+    """Write the volumes of all files into a file, and return what says where each of them is."""
+    volumes, bad, position, first_error = [], [], 0, ""
 
-    def read(scan):
+    def read_one(scan):
         try:
-            return scan_slices(scan, axis, count)
+            return read_scan_file(scan)
         except DataError as error:
             return error
 
-    position, first = 0, ""
     numbered = iter(progress(scans, desc="reading", unit="file", disable=quiet))
     with ThreadPoolExecutor(workers) as pool:
         # A few scans at a time: what waits to be written is bounded.
-        for start in range(0, len(scans), 4 * workers):
+        for begin in range(0, len(scans), 4 * workers):
             part = list(islice(numbered, 4 * workers))
-            for i, found in enumerate(pool.map(read, part), start):
+            for owner, found in enumerate(pool.map(read_one, part), begin):
                 if isinstance(found, DataError):
                     warn(f"left out: {found}")
-                    bad.append(i)
-                    first = first or f" ({found})"
+                    bad.append(owner)
+                    first_error = first_error or f" ({found})"
                     continue
-                for number, pixels in found:
-                    file.write(np.ascontiguousarray(pixels).data)
-                    offset.append(position)
-                    shape.append(pixels.shape)
-                    owner.append(i)
-                    numbers.append(number)
-                    position += pixels.size
+                pixels = np.ascontiguousarray(found.pop("pixels"))
+                file.write(pixels.data)
+                volumes.append(found | dict(start=position, size=pixels.shape, owner=owner))
+                position += pixels.size
     next(numbered, None)  # ends the bar
-    if not offset:
-        raise DataError(f"{scans[0].path.parent}: no slice could be read from any file{first}")
-    return dict(
-        offset=np.array(offset),
-        shape=np.array(shape, np.int32),
-        owner=np.array(owner),
-        number=np.array(numbers),
-        bad=np.array(bad),
-    )
+    if not volumes:
+        raise DataError(f"{scans[0].path.parent}: no slice could be read of any file{first_error}")
+    index = {name: np.array([v[name] for v in volumes])
+             for name in ("start", "size", "mm", "first", "owner", "thick")}  # fmt: skip
+    table = [(v, plane, place) for v, found in enumerate(volumes)
+             for plane in range(3) for place in found["usable"][plane]]  # fmt: skip
+    index |= dict(zip(("volume", "plane", "place"), np.array(table).T))
+    return index | dict(bad=np.array(bad), bytes=np.array(position))
 
 
 def read_index(index_file: Path, pixels_file: Path) -> dict | None:
@@ -338,8 +401,7 @@ def read_index(index_file: Path, pixels_file: Path) -> dict | None:
     try:
         with np.load(index_file) as file:
             index = dict(file)
-        end = index["offset"][-1] + index["shape"][-1].prod()
-        return index if pixels_file.stat().st_size == end else None
+        return index if pixels_file.stat().st_size == index["bytes"] else None
     except Exception:  # a damaged file can fail anywhere in there, and is made again
         return None
 

@@ -16,8 +16,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataset import add_data_arguments, volume_slices
+from scans import PLANES
+from scans.files import PICTURES, natural, suffix
 from scans.subjects import KNOWN, Scan, read_table, split_subjects, training_scans
-from scans.volumes import PICTURES, PLANES, natural, suffix
 from utils import (
     DataError,
     Parser,

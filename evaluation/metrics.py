@@ -1,14 +1,12 @@
 """Scores of SR slices against HR slices, and their summary over subjects."""
 
-import csv
 import math
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from utils import atomic_write, note
+from utils import note
 
 METRICS = ("mse", "psnr", "psnr_brain", "ssim", "power_ratio", "lr_rmse")
 
@@ -155,29 +153,3 @@ def note_legend(table: str) -> None:
     for column, meaning in words.items():
         if column in table.partition("\n")[0]:
             note(meaning)
-
-
-def scan_scores(source: Path, rows: list, plane: str) -> list[dict]:
-    """Scores of bicubic and prediction: means over the slices with head in them."""
-    # The volume as a whole: PSNR of the mean squared error of all voxels.
-    whole = [psnr_of(float(np.mean([row[k]["mse"] for row in rows]))) for k in (0, 1)]
-    head = [row for row in rows if row[0]["psnr_brain"] is not None] or rows
-    means = []
-    for k in (0, 1):
-        values = {m: [row[k][m] for row in head if row[k].get(m) is not None] for m in METRICS}
-        means.append({m: float(np.mean(v)) if v else None for m, v in values.items()})
-    note(f"{source}: {len(head)} {plane} slices; PSNR of the whole volume: "
-         f"bicubic {whole[0]:.2f} dB, prediction {whole[1]:.2f} dB")  # fmt: skip
-    return means
-
-
-def write_scores(path: Path, rows: list) -> Path:
-    """Write the scores of each slice as a table."""
-    names = [m for m in METRICS if m in rows[0][0]]
-    with atomic_write(path, "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        heads = [f"{who}_{m}" for who in ("bicubic", "prediction") for m in names]
-        writer.writerow(["slice", *heads])
-        for i, row in enumerate(rows):
-            writer.writerow([i, *(row[k][m] for k in (0, 1) for m in names)])
-    return path

@@ -9,7 +9,8 @@ import numpy as np
 
 from scans import volumes
 from scans.dicom_frames import Frame, add_pixels, frames_of, read_dataset
-from scans.volumes import Volume
+from scans.files import kind_of, natural
+from scans.scan import Scan
 from utils import DataError, as_data_error, warn
 
 # What words in ImageType and its like mean; M and P stand for magnitude and phase.
@@ -22,13 +23,13 @@ KINDS = {
 }
 
 
-def read_scan(path, files=(), *, series: str = "", kind: str = "", force: bool = False) -> Volume:
+def read_scan(path, files=(), *, series: str = "", kind: str = "", force: bool = False) -> Scan:
     """Read a scan of any format. Raises DataError for what cannot be read, or only with force.
 
     files: those of a DICOM series; without them `path` is one file. series: as `dicom_series` names
     it, for a file that holds several. kind: as `kind_of` says, if it is known.
     """
-    if files or (kind or volumes.kind_of(path)) == "dicom":
+    if files or (kind or kind_of(path)) == "dicom":
         return read_dicom(path, files or (path,), series, force)
     return volumes.read_volume(path, force)
 
@@ -67,7 +68,7 @@ def dicom_series(files) -> list[tuple[str, str, str, tuple]]:
             members = tuple(dict.fromkeys(frame.file for frame in part))
             words = ", ".join(filter(None, (about, label, f"{len(members)} file(s)")))
             found.append((f"{number}_{label}" if label else number, words, patient, members))
-    return sorted(found, key=lambda series: volumes.natural(series[0]))
+    return sorted(found, key=lambda series: natural(series[0]))
 
 
 def without_copies(frames: list[Frame]) -> list[Frame]:
@@ -116,7 +117,7 @@ def kind_name(kind: tuple, common: set) -> str:
 # --- volumes --------------------------------------------------------------------------------------
 
 
-def read_dicom(path, files, series: str = "", force: bool = False) -> Volume:
+def read_dicom(path, files, series: str = "", force: bool = False) -> Scan:
     """The volume of a DICOM series, its slices sorted by their position along the slice normal.
 
     Where every position occurs T times the volume is (X, Y, Z, T), in the order of time. X runs
@@ -163,7 +164,7 @@ def read_dicom(path, files, series: str = "", force: bool = False) -> Volume:
     header["descrip"] = about.encode("ascii", "replace")[:79]
     slope, inter = (first.slope, first.inter) if same else (1.0, 0.0)
     stored = stored if len(times) > 1 else stored[..., 0]
-    return Volume(Path(path), stored, slope, inter, affine, header)
+    return Scan(Path(path), stored, slope, inter, affine, header)
 
 
 def lay_out(path, frames: list[Frame], force: bool):

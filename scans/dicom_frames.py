@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from scans.volumes import MAX_PIXELS, unpacked
+from scans.files import unpacked
+from scans.pictures import MAX_PIXELS
 from utils import DataError
 
 UNPACKED = 2**27  # bytes that any packed file may become; more, if it is large itself

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from scans.dicom import dicom_series
-from scans.volumes import (
+from scans.files import (
     PICTURES,
     RESULTS,
     UNREAD,
@@ -441,6 +441,8 @@ def split_subjects(scans: list[Scan], seed: int, validate: float = 0.1, test: fl
     split = {s: splits.copy().pop() or "train" for s, splits in given.items()}
     wanted = {"val": validate, "test": test}
     wanted = {k: share for k, share in wanted.items() if share and k not in split.values()}
+    if "val" in split.values() and "train" in [scan.split for scan in scans]:
+        wanted.pop("test", None)  # a data set with folders of its own for both has no test part
     left = list(split.values()).count("train")
     if left <= len(wanted) and (wanted or validate):
         raise DataError(
