@@ -14,14 +14,13 @@ cd "$(dirname "$0")/.."
 mkdir -p "$out"
 begun=$(date +%s)
 python3 -c 'import torch; print(torch.__version__, torch.cuda.get_device_name())' | tee "$out/gpu.txt"
-python3 data/pack.py "$data" "$out/volumes" --quiet || exit 1
 
 timeout 90 python3 -m pytest -q -m cuda tests 2>&1 | tee "$out/tests.txt" | tail -15
-timeout 60 python3 benchmarks/gpu.py "$out/volumes" 2>&1 | tee "$out/speed.txt"
+timeout 60 python3 benchmarks/gpu.py "$data" 2>&1 | tee "$out/speed.txt"
 
 left=$(python3 -c "import time; print(max(0.3, $minutes - (time.time() - $begun) / 60 - 0.7))")
 echo "training for $left minutes"
-python3 train.py --data "$out/volumes" --cache "$out/cache" --run "$out/brain" \
+python3 train.py --data "$data" --cache "$out/cache" --run "$out/brain" \
     --degradation wide --scale 4 4 4 4 3 3 2 2 2x1 3x1 4x1 4x1 5x1 6x1 --minutes "$left" 2>&1 |
     tee "$out/train.txt" | tail -40
-rm -rf "$out/volumes" "$out/cache"
+rm -rf "$out/cache"
