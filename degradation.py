@@ -7,6 +7,7 @@ a factor s, LR pixel i is centred on HR coordinate s i + (s - 1) / 2, as `align_
 it; `decimate` alone takes the corner of each block instead.
 """
 
+import io
 import math
 import re
 from dataclasses import dataclass, replace
@@ -407,15 +408,18 @@ def unsharp_mask(lr: torch.Tensor, degradations: list, threshold: float = 3 / 25
 
 
 def compress(lr: torch.Tensor, degradations: list) -> torch.Tensor:
-    """LR slices after a JPEG. Of one quality by torchvision's codec; of many by `compress_many`."""
-    if len(degradations) > 1 or lr.is_cuda:
+    """LR slices after a JPEG. Of one quality by Pillow's codec; of many by `compress_many`."""
+    if len(degradations) > 1:
         (quality,) = numbers_of(degradations, ("jpeg",), lr.device).unbind(1)
         return compress_many(lr, quality)
-    from torchvision.io import decode_jpeg, encode_jpeg
+    from PIL import Image
 
-    pixels = (lr * 255).round().to(torch.uint8).cpu().flatten(0, 1)
-    pixels = [decode_jpeg(encode_jpeg(x[None], degradations[0].jpeg)) for x in pixels]
-    return torch.stack(pixels).view(lr.shape).to(lr.device).float() / 255
+    pixels = (lr * 255).round().to(torch.uint8).cpu().numpy()
+    for picture in pixels.reshape(-1, *lr.shape[-2:]):
+        with io.BytesIO() as file:
+            Image.fromarray(picture).save(file, "JPEG", quality=degradations[0].jpeg)
+            picture[:] = np.asarray(Image.open(file))
+    return torch.from_numpy(pixels).to(lr.device).float() / 255
 
 
 # The quantisation of luminance in ISO/IEC 10918-1, table K.1.

@@ -30,7 +30,6 @@ class Step:
         self.averages = list(state.average.parameters())
         self.keep = torch.zeros((), device=device)  # of the average, per step
         self.graphs, self.seen = {} if graphs else None, dict.fromkeys(scales, 0)
-        torch.backends.cudnn.benchmark = graphs  # all batches of a scale have one size
 
     def __call__(self, batch, rate: float, decay: float) -> torch.Tensor:
         set_rate(self.state.optimisers, rate)
@@ -53,6 +52,12 @@ class Step:
 
     def eager(self, batch) -> torch.Tensor:
         """The step, operation by operation."""
+        torch.backends.cudnn.benchmark = self.graphs is not None  # a scale's batches are of one size
+        losses = self.losses_of_step(batch)
+        torch.backends.cudnn.benchmark = False  # validation has slices of all sizes
+        return losses
+
+    def losses_of_step(self, batch) -> torch.Tensor:
         with bf16_autocast(self.device, self.amp):
             sr, estimate = upscale_batch(self.model, self.state.network, batch)
         with torch.no_grad():
