@@ -115,7 +115,8 @@ def summarise(rows: list[dict], subjects, bicubic: list[dict] | None = None) -> 
 
 
 def metrics_table(rows: dict[str, dict]) -> str:
-    """The text table of {name: summary}; columns that no summary fills are left out."""
+    """The text table of {name: summary}, no wider than 80 letters but for long names; columns that
+    no summary fills are left out. All else is in `--json` and `--csv`."""
 
     def cell(summary, metric, digits):
         mean, sd = (summary.get(metric, {}).get(key) for key in ("mean", "sd"))
@@ -123,16 +124,16 @@ def metrics_table(rows: dict[str, dict]) -> str:
             return "-"
         return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if sd is not None else "")
 
-    def plain(summary, key, style):
-        return "-" if summary.get(key) is None else format(summary[key], style)
-
-    head = ["", "MSE", "PSNR (dB)", "in brain (dB)", "SSIM", "power", "LR RMSE"]
-    lines = [[*head, "below bicubic", "parameters", "MMAC"]]
+    lines = [["", "PSNR (dB)", "in brain (dB)", "SSIM", "below"]]
     for name, summary in rows.items():
-        values = [cell(summary, m, d) for m, d in zip(METRICS, (5, 2, 2, 4, 3, 4))]
-        values.append(plain(summary, "below_bicubic", ".1%"))
-        values += [plain(summary, "parameters", ",d"), plain(summary, "mmac", ",.0f")]
-        lines.append([name, *values])
+        values = [cell(summary, m, d) for m, d in (("psnr", 2), ("psnr_brain", 2), ("ssim", 4))]
+        below = summary.get("below_bicubic")
+        lines.append([name, *values, "-" if below is None else f"{below:.1%}"])
+    return as_table(lines)
+
+
+def as_table(lines: list[list[str]]) -> str:
+    """Rows of words as a text table with a line below the first; columns of dashes are left out."""
     used = [i for i in range(len(lines[0])) if any(line[i] != "-" for line in lines[1:])]
     lines = [[line[i] for i in used] for line in lines]
     widths = [max(len(cell) for cell in column) for column in zip(*lines)]
@@ -144,10 +145,7 @@ def note_legend(table: str) -> None:
     """Say what the columns of a `metrics_table` are, of those that it has."""
     words = {
         "in brain": "in brain: where the truth is brighter than the background",
-        "below": "below: share of slices that are worse than by that interpolation",
-        "power": "power: sharpness at measured frequencies (truth: 1)",
-        "LR RMSE": "LR RMSE: the result, degraded again, against its LR",
-        "MMAC": "MMAC: for a 60x64 LR slice",
+        "below": "below: share of slices below bicubic",
     }
     note("mean ± sd over subjects")
     for column, meaning in words.items():

@@ -20,7 +20,7 @@ from degradation import (
     middle_slices,
 )
 from evaluation.figures import Example
-from evaluation.metrics import score, summarise
+from evaluation.metrics import as_table, score, summarise
 from inference import tiling
 from utils import progress
 
@@ -236,7 +236,7 @@ def table_of(rows: dict, upscalers: dict, scale: Scale) -> dict:
 def gains_table(tables: dict[str, dict]) -> str:
     """The text table of {degradation: {name: summary}}: gains over its first row, the worst."""
     first = next(iter(next(iter(tables.values()))))
-    lines = [["LR by", "", f"over {first} (dB)", "in brain", "worst", f"below {first}", "power"]]
+    lines = [["LR by", "", f"over {first} (dB)", "in brain", "worst", "below"]]
     for degradation, table in tables.items():
         before = table[first]
         for name, summary in table.items():
@@ -246,12 +246,10 @@ def gains_table(tables: dict[str, dict]) -> str:
             for metric in ("psnr", "psnr_brain"):
                 means = summary[metric]["mean"], before[metric]["mean"]
                 cells.append("-" if None in means else f"{means[0] - means[1]:+.2f}")
-            power = summary["power_ratio"]["mean"]
-            cells += [f"{summary['worst_gain']:+.2f}", f"{summary['below_bicubic']:.1%}"]
-            lines.append([*cells, "-" if power is None else f"{power:.3f}"])
-    widths = [max(len(cell) for cell in column) for column in zip(*lines)]
-    text = ["  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in lines]
-    return "\n".join([text[0], "-" * len(text[0]), *text[1:]])
+            lines.append(
+                [*cells, f"{summary['worst_gain']:+.2f}", f"{summary['below_bicubic']:.1%}"]
+            )
+    return as_table(lines)
 
 
 def example_of(upscaler, slices, i, degradation, scale, rows) -> Example:

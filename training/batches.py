@@ -18,7 +18,7 @@ from degradation import (
     to_device,
 )
 
-THICKER = 0.45  # share of the batches of means of 2 to 9 slices, as thick as clinical ones
+THICKER = 0.35  # share of the batches of means of 2 to 9 slices, as thick as clinical ones
 UPPER = 0.2  # share of the axial samples from the upper fifth of a volume: the top of a head
 ALONE = 0.3  # share of the samples whose neighbours are missing
 VIEW = 48  # LR pixels along an edge of what the estimator sees
