@@ -53,6 +53,8 @@ def arguments(argv=None):
     add("--figure", action=optional, help="side-by-side figure  (default: for a single input)")
     add("--error-map", "--uncertainty", action="store_true",
         help="write a map of the expected error of each pixel, too")  # fmt: skip
+    add("--report", action="store_true",
+        help="also write report.html: all results on a page, those that need a look first")  # fmt: skip
     add("--json", action="store_true", help="print nothing but a line of JSON for each result")
     add("--series", metavar="N", help="DICOM series to take, by its number")
     add("--force", action="store_true", help="take colour photographs, fMRI and the like too")
@@ -391,7 +393,7 @@ def main(argv=None):
         warn(line)
 
     # Of several inputs: my share, without what is finished.
-    options = {name: getattr(args, name) for name in OPTIONS if getattr(args, name)}
+    every, options = jobs, {k: getattr(args, k) for k in OPTIONS if getattr(args, k)}
     batch, counts = any(job.batch for job in jobs), Counter()
     torchrun = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if batch:
@@ -402,13 +404,18 @@ def main(argv=None):
             if args.overwrite or args.simulate or not job.finished(made_from(job, upscaler, options))
         ]  # fmt: skip
         counts["finished before (--overwrite does them again)"] = len(mine) - len(jobs)
-    figure = args.figure if args.figure is not None else not batch
+    figure = args.figure if args.figure is not None else args.report or not batch
     bar = batch and torchrun[0] == 0
     scores = run_jobs(jobs, results(jobs, upscaler, args, options, figure), args, bar, counts)
     if batch:
         words = ", ".join(f"{n} {what}" for what, n in counts.items() if n) or "nothing to do"
         where = {str(job.output) for job in jobs}
         note(words + (f"; results in {', '.join(sorted(where))}" if where else ""))
+    if args.report:
+        from evaluation.report import write_report
+
+        for folder in sorted({str(job.output) for job in every}):
+            note(f"written: {write_report(Path(folder))}")
     if scores and not args.json:
         print_scores(scores, args.degradation or "bicubic")
     return 1 if counts["failed"] else 0
