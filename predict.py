@@ -76,7 +76,9 @@ def arguments(argv=None):
         help="write a map of the expected error of each pixel, too")  # fmt: skip
     add("--json", action="store_true", help="print nothing but a line of JSON for each result")
     add("--series", metavar="N", help="DICOM series to take, by its number")
-    add("--force", action="store_true", help="take colour photographs, fMRI and the like too")
+    add(
+        "--force", action="store_true", help="take colour photographs, fMRI, masks and the like too"
+    )
     add = parser.add_argument_group("how").add_argument
     add("--scale", type=int, choices=(2, 3, 4), help="enlarge slices by this  (default: 4)")
     add("--through-plane", type=int_between(0, 8), nargs="?", const=0, metavar="N",

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from inference.sidecar import ERROR, bids_name
 from scans import volumes
+from scans.anatomy import why_not_anatomy
 from scans.dicom import dicom_series
-from scans.subjects import Scan, files_below
-from utils import DataError, UsageError, note
+from scans.listing import ScanFile, files_below
+from utils import DataError, UsageError, not_downloaded, note
 
 ENDINGS = volumes.PICTURES + volumes.VOLUMES + volumes.DICOM
 RESULTS = (".png", ".tif", ".nii.gz", ".csv")  # written last: where one is, the input is done
@@ -79,8 +80,8 @@ def find_jobs(args) -> list[Job]:
     for text in dict.fromkeys(args.images):
         image = Path(text)
         if not image.exists():
-            raise DataError(f"{image}: no such file or folder")
-        image = image.with_suffix(".img") if volumes.suffix(image) == ".hdr" else image
+            raise DataError(f"{image}: {not_downloaded(image) or 'no such file or folder'}")
+        image = volumes.partner(image, ".img") if volumes.suffix(image) == ".hdr" else image
         for root, scan, bids in scans_below(image, args):
             found.setdefault((os.path.realpath(scan.path), scan.series), (image, root, scan, bids))
     folders = {image for image, *_ in found.values() if image.is_dir()}
@@ -92,8 +93,16 @@ def find_jobs(args) -> list[Job]:
 def scans_below(image: Path, args) -> list[tuple]:
     """The inputs that a path stands for: [(folder to mirror, scan, BIDS data set or None)]."""
     if not image.is_dir():
-        scans = [Scan(image, "", "", "")]
         found = dicom_series([image]) if volumes.kind_of(image) == "dicom" else []
+        about = f"{found[0][1]} {found[0][0]}" if len(found) == 1 else ""
+        why = "" if args.force or args.series else why_not_anatomy(image, about=about)
+        if why and len(args.images) == 1:
+            words = "not anatomy, by its name or header (--force takes it all the same)"
+            raise DataError(f"{image}: belongs to {why}, {words}")
+        if why:
+            note(f"{image}: left out: {why} (--force takes it)")
+            return []
+        scans = [ScanFile(image, "", "", "")]
         if len(found) > 1:  # echoes, phase ... in one file
             scans = [replace(scans[0], files=(image,), series=n, about=a) for n, a, *_ in found]
             scans = chosen_scans(image, scans, args.series) if args.series else scans
@@ -110,6 +119,8 @@ def scans_below(image: Path, args) -> list[tuple]:
             scans.append(scan)
     if left:
         words = ", ".join(f"{n} {why}" for why, n in left.items())
+        if not scans and len(args.images) == 1:
+            raise DataError(f"{image}: holds nothing but {words} (--force takes them all the same)")
         note(f"{image}: left out: {words} (--force takes them)")
     return [(image, scan, bids) for scan in scans]
 

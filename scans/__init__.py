@@ -1,1 +1,1 @@
-"""Files to arrays with their geometry, and back; whose scan a file is."""
+"""Files to arrays with their geometry, and back; what lies below a folder, and whose it is."""

@@ -55,6 +55,12 @@ def stem(path) -> str:
     return Path(path).name[: -len(suffix(path)) or None]
 
 
+def partner(path, ending: str) -> Path:
+    """The other file of an Analyze pair: X.HDR of X.IMG, x.hdr of x.img."""
+    both = (Path(path).with_suffix(end) for end in (ending, ending.upper()))
+    return next((other for other in both if other.exists()), Path(path).with_suffix(ending))
+
+
 # --- what a file is -------------------------------------------------------------------------------
 
 
@@ -80,7 +86,7 @@ def first_bytes(path) -> bytes:
     try:
         if os.path.isfile(path):
             with unpacked(path) as file:
-                return file.read(352)
+                return file.read(540)
     except (OSError, EOFError, isal_zlib.error):  # whoever reads all of it says what is wrong
         pass
     return b""
@@ -214,7 +220,7 @@ def read_volume(path, force: bool = False) -> Volume:
     """Read a NIfTI, FreeSurfer (mgz) or Analyze scan; `dicom.read_scan` reads any scan.
 
     Raises DataError for what cannot be read, has more than four dimensions, complex numbers or
-    colours, and without force for a scan of many volumes.
+    colours, and without force for a scan of many volumes and for a label map.
     """
     import nibabel as nib
 
@@ -224,7 +230,7 @@ def read_volume(path, force: bool = False) -> Volume:
         size = path.stat().st_size * (1032 if isinstance(stream, gzip.GzipFile) else 1)
         if suffix(path) in (".img", ".hdr"):  # two files, found by their names
             image = nib.load(path)
-            size = path.with_suffix(".img").stat().st_size
+            size = partner(path, ".img").stat().st_size
         else:
             head = stream.read(352)
             stream.seek(0)
@@ -245,6 +251,9 @@ def read_volume(path, force: bool = False) -> Volume:
             raise DataError(f"{path}: is cut short, or its header is wrong (it says {shape})")
         check_not_functional(path, shape[3] if len(shape) == 4 else 1, force)
         stored = np.asarray(proxy.get_unscaled()).reshape(shape + (1,) * (3 - len(shape)))
+        if not force and is_label_map(stored):
+            words = "holds labels (whole numbers in patches, without noise), no anatomy"
+            raise DataError(f"{path}: {words} (--force takes it all the same)")
         affine, header = image.affine, image.header
         if not isinstance(image, nib.Nifti1Pair):
             header = nifti_header(affine, 1 if isinstance(image, nib.MGHImage) else 2)
@@ -259,6 +268,39 @@ def check_not_functional(path, volumes: int, force: bool) -> None:
     if volumes > MANY_VOLUMES and not force:
         raise DataError(f"{path}: holds {volumes} volumes, as fMRI or diffusion does; this is made "
                         "for anatomy (--force takes it all the same)")  # fmt: skip
+
+
+def is_label_map(volume: np.ndarray) -> bool:
+    """Whether a volume (X, Y, Z) or (X, Y, Z, T) holds labels: masks, atlases, segmentations.
+
+    Their values are whole numbers, and most neighbours are equal: 68 % at the least in atlases of
+    660 regions at 3 mm, where the 8-bit anatomy at hand had 27 %, smoothed, saturated or enlarged
+    by two 65 %. Between 60 and 80 % few values, or jumps between values far apart, decide. What is
+    smaller than 16,384 voxels says too little.
+    """
+    if volume.size < 2**14 or min(volume.shape[:3]) < 3:
+        return False
+    volume = volume if volume.ndim == 3 else volume[..., 0]
+    some = volume[..., :: max(1, volume.shape[2] // 8)]
+    if (some == some.flat[0]).all():  # a small lesion between the slices looked at
+        some = volume
+    with np.errstate(invalid="ignore"):
+        if some.dtype.kind == "f" and (some != np.rint(some)).any():  # NaN is not equal to itself
+            return False
+    inside, one, other = some != some.flat[0], [], []  # the corner is background
+    for axis in (0, 1):
+        values, within = some.swapaxes(0, axis), inside.swapaxes(0, axis)
+        both = within[1:] & within[:-1]
+        one.append(values[1:][both])
+        other.append(values[:-1][both])
+    one, other = np.concatenate(one), np.concatenate(other)
+    same = float((one == other).mean()) if one.size else 1.0
+    if same < 0.6 or not inside.any():
+        return False
+    values = np.unique(some[inside])
+    one, other = np.searchsorted(values, one), np.searchsorted(values, other)
+    jumps = np.abs(one - other)[one != other] / values.size
+    return same > 0.8 or values.size <= 6 or (jumps.size > 0 and jumps.mean() > 0.28)
 
 
 def is_usable(affine: np.ndarray) -> bool:
