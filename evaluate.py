@@ -9,7 +9,7 @@ against cubic and linear interpolation.
 """
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,9 @@ from evaluation.scoring import example_of, gains_table, score_slices, table_of
 from inference import through_plane
 from inference.checkpoints import load_checkpoint
 from scans.dicom import read_scan
+from scans.listing import files_below, subjects_of
 from scans.pictures import read_picture
+from scans.subjects import person_key
 from scans.volumes import RESULTS, intensity_range, kind_of, slices_of, stem, to_ras
 from training.run_folder import loss_curve, read_config
 from utils import (
@@ -94,6 +96,8 @@ def arguments(argv=None):
                 flag = "--" + name.replace("_", "-")
                 raise UsageError(f"{flag}: the runs of the checkpoints differ in it; give it")
             setattr(args, name, next(iter(found.values()), value))
+    # The runs kept these out of val and test.
+    args.seen = sorted({p for c in configs.values() for p in c.get("people_of_weights", ())})
     if args.data == "":
         parser.error("--data: is empty")
     for name in FILES:
@@ -132,21 +136,37 @@ def load_networks(args, device) -> dict:
     return networks
 
 
-def say_what_is_known(args, configs, subjects) -> None:
+def people_known(path, config: dict) -> tuple[list[str] | None, str]:
+    """(people in the training of a checkpoint and of those it began with, who of them list nobody).
+
+    config: that of its run, or {}. None instead of people: it does not say.
+    """
+    people, unlisted = load_checkpoint(path).get("people"), ""
+    if people is None and config:  # of an older run, or one that began with older weights
+        parts = config.get("subjects", {})
+        people = [*parts.get("train", ()), *parts.get("val", ())]
+        people += config.get("people_of_weights", ())
+        unlisted = ", ".join(config.get("weights_without_people", ()))
+    return people, unlisted
+
+
+def warn_if_trained_on(args, configs, subjects) -> None:
     """Whether the subjects that are scored were trained on: said where it is not certain."""
     for path, config in configs.items():
-        if config and args.split != "train":
-            seen = {str(s) for s in config.get("subjects", {}).get("train", ())}
-            both = seen & set(subjects)
-            if both:
-                warn(f"{path}: {len(both)} of these {len(set(subjects))} subjects are (or are "
-                     "called as) subjects that it was trained on")  # fmt: skip
-        elif not config and Path(path).resolve().parent == SHIPPED and not args.data:
-            if args.split in ("train", "all"):
-                warn(f"{path}: was trained on the train subjects of ds002748")
-        elif not config:
-            warn(f"{path}: no config.json beside it, so that nobody knows whether these subjects "
-                 "were in its training")  # fmt: skip
+        people, unlisted = people_known(path, config)
+        keys = {person_key(str(person)) for person in people or ()}
+        both = [s for s in sorted(set(subjects)) if person_key(s) in keys]
+        if both and args.split != "train":
+            words = f"{len(both)} of these {len(set(subjects))} subjects ({', '.join(both[:5])})"
+            warn(f"{path}: {words} are (or are called as) subjects that it was trained on or that "
+                 "chose it")  # fmt: skip
+        shipped = people is None and Path(path).resolve().parent == SHIPPED and not args.data
+        if shipped and args.split not in (None, "test"):
+            warn(f"{path}: was trained on the train subjects of ds002748, or chosen by them")
+        elif unlisted or (people is None and not shipped):
+            words = f" ({unlisted}, which it began with, lists none)" if unlisted else ""
+            warn(f"{path}: does not say who was in its training{words}: nobody knows whether these "
+                 "subjects were")  # fmt: skip
 
 
 # --- what is scored -------------------------------------------------------------------------------
@@ -172,8 +192,8 @@ class Pairs:
         return np.array([pixels.shape for pixels in self.hr])
 
     def counts(self) -> str:
-        n, pairs = len(set(self.subject)), len(self)
-        return f"{n} subject{'s' * (n != 1)}, {pairs} pair{'s' * (pairs != 1)} of slices"
+        people, pairs = dataset.subjects_in_words(self.subject), len(self)
+        return f"{people}, {pairs} pair{'s' * (pairs != 1)} of slices"
 
 
 def stack_of(path: Path, plane: str, limits=None):
@@ -200,7 +220,13 @@ def load_pairs(args, scale) -> Pairs:
     if high.is_dir() != low.is_dir() or not (low.exists() and high.exists()):
         raise UsageError(f"--pairs {low} {high}: takes two folders, or two files, that exist")
     if high.is_dir():
-        scans = {s.path: s.subject for s in dataset.find_scans(high) if s.left_out != RESULTS}
+        found, doubt = subjects_of(*files_below(high))
+        if doubt:
+            warn(
+                f"{high}: cannot tell whose slices these are ({doubt}); all count as of one subject"
+            )
+            found = [replace(scan, subject=dataset.UNKNOWN) for scan in found]
+        scans = {s.path: s.subject for s in found if s.left_out != RESULTS}
         files = {low / path.relative_to(high): path for path in scans}
         alone = [s.path for s in dataset.find_scans(low) if s.left_out != RESULTS]
         alone = [path for path in alone if path not in files]
@@ -234,7 +260,7 @@ def load_pairs(args, scale) -> Pairs:
 def load_slices(args):
     """The slices to score."""
     options = {name: getattr(args, name) for name in dataset.DATA_OPTIONS}
-    parts, _ = dataset.load_parts(**options, split=args.split != "all")
+    parts, _ = dataset.load_parts(**options, split=args.split != "all", seen=args.seen)
     return parts[args.split or "test"]
 
 
@@ -242,10 +268,13 @@ def score_volumes(args, networks, scale, device):
     """({degradation: {name: rows}}, subjects) of whole volumes, for networks through the slices."""
     root = Path(args.data or dataset.OWN_DATA)
     scans, doubt = dataset.training_scans(root, args.subjects, args.each_file_a_subject)
+    if doubt and args.split == "all":
+        warn(f"{doubt}; now all count as scans of one unknown subject")
+        scans = [replace(scan, subject=dataset.UNKNOWN) for scan in scans]
     if args.split != "all":
         if doubt:
             raise DataError(doubt)
-        split = dataset.split_subjects(scans, args.seed)
+        split = dataset.split_subjects(scans, args.seed, seen=args.seen)
         scans = [scan for scan in scans if split[scan.subject] == (args.split or "test")]
     for scan in scans:
         if not scan.files and kind_of(scan.path) not in ("volume", "dicom"):
@@ -318,8 +347,8 @@ def main(argv=None):
     rows = {}
     if through:
         rows, subjects = score_volumes(args, networks, scale, device)
-        people, n = len(set(subjects)), len(subjects)
-        what = f"{people} subject{'s' * (people != 1)}, {n} whole volume{'s' * (n != 1)}"
+        n = len(subjects)
+        what = f"{dataset.subjects_in_words(subjects)}, {n} whole volume{'s' * (n != 1)}"
     elif args.pairs:
         slices = load_pairs(args, scale)
         what, args.split = slices.counts(), "pairs"
@@ -327,14 +356,14 @@ def main(argv=None):
     else:
         slices = load_slices(args)
         what = slices.counts()
-        say_what_is_known(args, configs, slices.subject.tolist())
+        warn_if_trained_on(args, configs, slices.subject.tolist())
         for name in args.degradation:
             rows[name] = score_slices(
                 networks, slices, name, scale, device, consistent=args.consistent, told=args.told,
                 word=name,
             )  # fmt: skip
     if through:
-        say_what_is_known(args, configs, subjects)
+        warn_if_trained_on(args, configs, subjects)
     tables = {name: table_of(found, networks) for name, found in rows.items()}
     told, text = ", told" * args.told, ""
     for name, table in tables.items():

@@ -37,6 +37,7 @@ from evaluation.scoring import (
 )
 from inference.checkpoints import load_checkpoint, load_mean, save_checkpoint
 from inference.tiling import keep_memory
+from scans.subjects import person_key
 from training import batches, run_folder
 from training.loss import loss_of, told_samples, upscale_batch
 from training.optimiser import learning_rate, optimisers_of
@@ -81,11 +82,11 @@ def parser_of() -> Parser:
     add("--workers", type=int_between(1, 64), default=min(8, os.cpu_count() or 1),
         help="threads that read, decode and make batches ahead")  # fmt: skip
     add = parser.add_argument_group("network").add_argument
-    add("--model", default="deep", choices=modules.NETWORKS,
-        help="deep: the default network; espcn: the plain one")  # fmt: skip
+    add("--model", choices=modules.NETWORKS,
+        help="deep: the default network; espcn: the plain one  (default: deep)")  # fmt: skip
     add("--channels", type=int_between(1, 1024), help="feature channels  (default: 48, espcn: 64)")
-    add("--blocks", type=int_between(0, 1024), default=13,
-        help="convolutions in the middle of deep")  # fmt: skip
+    add("--blocks", type=int_between(0, 1024),
+        help="convolutions in the middle of deep  (default: 13)")  # fmt: skip
     add("--weights", nargs="+", metavar="FILE", help="weights to start from; several: their mean")
     add = parser.add_argument_group("training").add_argument
     add("--epochs", type=int_between(1),
@@ -193,13 +194,16 @@ def main(argv=None) -> int:
 # --- set-up ---------------------------------------------------------------------------------------
 
 
-def load_data(args):
-    """({'train', 'val', 'test': Slices}, fingerprint, iterations). Rank 0 alone decodes."""
+def load_data(args, seen=()):
+    """({'train', 'val', 'test': Slices}, fingerprint, iterations). Rank 0 alone decodes.
+
+    seen: people whom the weights to start from know; they are kept out of val and test.
+    """
     if rank() > 0:
         dist.barrier()  # what rank 0 has decoded is found in the cache
     options = {name: getattr(args, name) for name in dataset.DATA_OPTIONS}
     quiet = rank() > 0
-    parts, fingerprint = dataset.load_parts(**options, workers=args.workers, quiet=quiet)
+    parts, fingerprint = dataset.load_parts(**options, workers=args.workers, quiet=quiet, seen=seen)
     if rank() == 0 and world() > 1:
         dist.barrier()
     if args.dry_run:
@@ -210,19 +214,60 @@ def load_data(args):
     return parts, fingerprint, args.iterations or (12000 if args.data else 2000)
 
 
+def people_seen(args, run, resuming) -> tuple[list[str], list[str]]:
+    """(people that --weights know, those of the files that do not list theirs)."""
+    if resuming:  # the files may be gone
+        config = run_folder.read_config(run)
+        return config.get("people_of_weights", []), config.get("weights_without_people", [])
+    found = {path: load_checkpoint(path) for path in args.weights or ()}
+    people = {person for checkpoint in found.values() for person in checkpoint.get("people", ())}
+    unlisted = [path for path, c in found.items() if c.get("people") is None]
+    for path in unlisted if rank() == 0 else ():
+        warn(f"{path}: does not list the people it was trained on ({found[path]['trained_on']}): "
+             "some may be in val and test here, and make their scores too good")  # fmt: skip
+    return sorted(people), unlisted
+
+
+def warn_of_seen(parts, seen) -> None:
+    """Say which people of val and test the weights to start from know already."""
+    keys = {person_key(person) for person in seen}
+    for name in ("val", "test"):
+        people = sorted(set(parts[name].subject.tolist()))
+        known = [person for person in people if person_key(person) in keys]
+        if known:
+            words = f"{len(known)} of {len(people)} subjects ({', '.join(known[:5])}) are (or are"
+            warn(f"{name}: {words} called as) people that --weights know; scores are too good")
+
+
 def start_network(args, run, resuming):
-    """The network and its arch: those of the run, of --weights, or untrained ones."""
+    """The network and its arch: those of the run, of --weights, or untrained ones.
+
+    What --model, --channels and --blocks were not given as becomes what the network has.
+    """
     if resuming:  # the file of --weights may be gone
         arch = load_checkpoint(run / "last.pt")["arch"]
         return modules.build(arch, args.scale), arch
     torch.manual_seed(args.seed)
-    arch = {"name": args.model, "channels": args.channels or (64 if args.model == "espcn" else 48)}
+    given, names = None, ", ".join(args.weights or ())
+    if args.weights:
+        given = load_mean(args.weights)
+        modules.load_network(given, names)  # refuses what is damaged
+        for option, key in (("model", "name"), ("channels", "channels"), ("blocks", "blocks")):
+            asked, there = getattr(args, option), given["arch"].get(key)
+            if asked not in (None, there):
+                raise UsageError(f"--{option} {asked}: {names} has {there}; leave it out")
+            setattr(args, option, there)
+    args.model = args.model or "deep"
+    args.channels = args.channels or (64 if args.model == "espcn" else 48)
+    if args.model != "deep" and args.blocks is not None:
+        warn(f"--blocks does nothing: {args.model} has none")
+        args.blocks = None
+    arch = {"name": args.model, "channels": args.channels}
     if args.model == "deep":
+        args.blocks = 13 if args.blocks is None else args.blocks
         arch |= {"blocks": args.blocks, "half": 4, "told": args.degradation == "wide"}
-    if not args.weights:
+    if not given:
         return modules.build(arch, args.scale), arch
-    given, names = load_mean(args.weights), ", ".join(args.weights)
-    modules.load_network(given, names)  # refuses what is damaged
     told = {"told": True} if arch.get("told") and given["arch"]["name"] == "deep" else {}
     # The error head is left out: it was made for features that training changes.
     arch = {k: v for k, v in given["arch"].items() if k != "spread"} | told
@@ -235,8 +280,9 @@ def start_network(args, run, resuming):
 
 def set_up(args, device, run, resuming):
     """Data, state and what is written about the run; its folder is ready for the loop."""
-    parts, fingerprint, total = load_data(args)
+    seen, unlisted = people_seen(args, run, resuming)
     network, arch = start_network(args, run, resuming)
+    parts, fingerprint, total = load_data(args, seen)
     network = network.to(device)
     average = copy.deepcopy(network).requires_grad_(False)
     state = run_folder.State(network, average, optimisers_of(network, args.optimizer, args.lr))
@@ -244,6 +290,8 @@ def set_up(args, device, run, resuming):
         "arguments": vars(args) | {"scale": scale_name(args.scale)},
         "fingerprint": fingerprint,
         "subjects": {k: sorted(set(p.subject.tolist())) for k, p in parts.items()},
+        "people_of_weights": seen,
+        "weights_without_people": unlisted,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "commit": run_folder.commit(),
@@ -255,7 +303,11 @@ def set_up(args, device, run, resuming):
     name = Path(args.data or dataset.OWN_DATA).resolve().name
     about = dict(arch=arch, scale=list(args.scale), degradation=args.degradation)
     about |= dict(trained_on=f"{parts['train'].counts()} of {name}", fingerprint=fingerprint)
+    if not unlisted:  # else nobody knows them all
+        own = (config["subjects"][part] for part in ("train", "val"))
+        about["people"] = sorted({*seen, *(person for people in own for person in people)})
     if rank() == 0:
+        warn_of_seen(parts, seen)
         for left in run.glob(".*.part"):  # of a write that was cut off
             left.unlink()
         run_folder.write_log(run / "log.csv", rows)

@@ -24,8 +24,10 @@ def load_checkpoint(path) -> dict:
     """Read a checkpoint on the CPU, without running any code that it may hold.
 
     `model` is certain to be a dict of real tensors, no larger than the file; `scale` is a list of
-    two, also where old checkpoints have a single number. Raises DataError if the file is missing,
-    damaged, of another version or no checkpoint of this project.
+    two, also where old checkpoints have a single number; `people`, if there is one, is a list of
+    the ids of all that this network, and those it began with, were trained or validated on.
+    Raises DataError if the file is missing, damaged, of another version or no checkpoint of this
+    project.
     """
     path = renamed(Path(path))
     with as_data_error(path):
@@ -46,6 +48,9 @@ def load_checkpoint(path) -> dict:
     trained_on = checkpoint.get("trained_on")
     known = isinstance(trained_on, str)
     checkpoint["trained_on"] = one_line(trained_on[:200]) if known else "unknown data"
+    people = checkpoint.get("people")
+    if not isinstance(people, list) or not all(isinstance(person, str) for person in people):
+        checkpoint.pop("people", None)
     return checkpoint
 
 
@@ -74,6 +79,10 @@ def load_mean(paths) -> dict:
     first["model"] = {k: sum(model[k].float() for model in models) / len(models) for k in models[0]}
     first["trained_on"] = "; ".join(dict.fromkeys(c["trained_on"] for c in found))
     first.pop("calibration", None)
+    if all("people" in checkpoint for checkpoint in found):
+        first["people"] = sorted({person for c in found for person in c["people"]})
+    else:
+        first.pop("people", None)
     return first
 
 
