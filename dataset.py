@@ -10,32 +10,32 @@ import itertools
 import json
 import os
 import time
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import combinations, islice
 from pathlib import Path
 
 import numpy as np
+from isal import isal_zlib
 
 from scans import PLANES, read
-from scans.files import PICTURES, kind_of, suffix
+from scans.copies import ENOUGH, SIZE, find_copies, thumbnail
+from scans.files import PICTURES, kind_of, natural, partner, suffix
 from scans.intensity import normalised
+from scans.listing import SPLITS, ScanFile, find_scans, subjects_of, training_scans  # noqa: F401
 from scans.packed import is_packed, packed_names, read_packed
 from scans.scan import to_ras
-from scans.subjects import (
-    SPLITS,
-    Name,
-    Scan,
-    find_scans,  # noqa: F401
-    split_subjects,
-    subjects_of,
-    training_scans,
-)
+from scans.subjects import Name, person_key
 from utils import DataError, atomic_write, int_between, progress, warn
 
 OWN_DATA = Path(__file__).parent / "data" / "ds002748"  # what is used without --data
 CACHE_LIMIT = 20e9  # bytes; beyond it, what was not used for a week goes, oldest first
+DAY = 86400  # seconds
+LOOKED_AT = 20  # axial slices of a volume, evenly spread, that are looked at for copies
+SETTLED = 3  # seconds after which a file that is written again has another time of change
+UNKNOWN = "?"  # the subject of slices of which nobody knows whose they are
 SMALLEST = 8  # pixels along an edge; smaller ones are no slices
 AXES = {plane: (plane,) for plane in PLANES} | {"all": PLANES, "through": ("coronal", "sagittal")}
 DATA_OPTIONS = ("data", "subjects", "each_file_a_subject", "axis", "slices", "cache", "seed")
@@ -73,15 +73,18 @@ def load_parts(
     workers: int = 2,
     split: bool = True,
     quiet: bool = False,
+    seen=(),
 ) -> tuple[dict, str]:
     """({'train', 'val', 'test': Slices}, fingerprint): one call for training and evaluation.
 
     `load_parts(**{name: getattr(args, name) for name in DATA_OPTIONS})`. data: a folder of
     pictures, volumes or DICOM series; None: the slices of ds002748 in the clone. split: False gives
     {'all': Slices} and asks for no subjects. quiet: no progress bar, for all processes but one.
+    seen: people to keep out of val and test, see `split_subjects`.
     The fingerprint stays the same when the folder moves, and changes with any file, with the
     subjects or with the split: a run is resumed if it is the same. Both programs find one cache
-    entry, however the folder is written. Raises DataError where subjects are in doubt or too few.
+    entry, however the folder is written. Raises DataError where subjects are in doubt or too few,
+    and where copies of one slice are on two sides of the split.
     """
     if axis not in AXES:
         raise DataError(f"axis {axis}: not one of {', '.join(AXES)}")
@@ -91,13 +94,16 @@ def load_parts(
         scans, doubt = packed_scans(root)
     else:
         scans, doubt = training_scans(root, subjects, each_file_a_subject, say)
-    if split and doubt:
-        raise DataError(doubt)
+    if doubt:
+        if split:
+            raise DataError(doubt)
+        say(f"{doubt}; now all count as slices of one unknown subject")
+        scans = [replace(scan, subject=UNKNOWN) for scan in scans]
     if axis == "through":
         scans = [scan for scan in scans if scan.files or suffix(scan.path) not in PICTURES]
         if not scans:
             raise DataError(f"{root}: holds pictures only; through-plane training needs volumes")
-    part_of = split_subjects(scans, seed) if split else {}
+    part_of = split_subjects(scans, seed, seen=seen) if split else {}
     every, key, bad = load_slices(
         scans, cache, root=root, axis=axis, count=slices, workers=workers, quiet=quiet
     )
@@ -107,12 +113,98 @@ def load_parts(
     if not split:
         return {"all": every}, key
     which = np.array([part_of[subject] for subject in every.subject])
+    check_no_copies(root, every, which)
     parts = {name: every.take(which == name) for name in ("train", "val", "test")}
     for name, part in parts.items():
         if not len(part) and name in part_of.values():
             raise DataError(f"{root}: no slice of the {name} subjects could be read")
-    whose = [[scan.subject, part_of[scan.subject]] for scan in scans]
-    return parts, hashlib.sha256(json.dumps([key, whose]).encode()).hexdigest()[:16]
+    sides = [[scan.subject, part_of[scan.subject]] for scan in scans]
+    return parts, hashlib.sha256(json.dumps([key, sides]).encode()).hexdigest()[:16]
+
+
+# --- split ----------------------------------------------------------------------------------------
+
+
+def split_subjects(
+    scans: list[ScanFile], seed: int, validate: float = 0.1, test: float = 0.15, seen=()
+) -> dict:
+    """Assign every subject to `train`, `val` or `test`: {subject: split}.
+
+    The data set's own `train`, `val` and `test` folders are kept; what is missing is taken out of
+    the rest by a seeded shuffle of subjects, the same share of each class, at least one subject.
+    seen: people who change places with others of train, as far as there are some of their class.
+    Raises DataError if a subject is in two of the folders or there are too few subjects.
+    """
+    where = os.path.commonpath([scan.path for scan in scans]) or "."
+    given, groups = defaultdict(set), defaultdict(dict)
+    for scan in scans:
+        given[scan.subject].add(scan.split)
+        groups[scan.group][scan.subject] = None  # an ordered set: thousands of subjects are quick
+    both = sorted((s for s, splits in given.items() if len(splits) > 1), key=natural)
+    if both:
+        places = [p or "neither" for p in ("train", "val", "test", "") if p in given[both[0]]]
+        raise DataError(
+            f"{where}: {len(both)} subject(s) are in {' and in '.join(places)} too "
+            f"({', '.join(both[:5])}); keep each in one of them"
+        )
+    split = {s: splits.copy().pop() or "train" for s, splits in given.items()}
+    wanted = {"val": validate, "test": test}
+    wanted = {k: share for k, share in wanted.items() if share and k not in split.values()}
+    if "val" in split.values() and "train" in [scan.split for scan in scans]:
+        wanted.pop("test", None)  # a data set with folders of its own for both has no test part
+    if set(split.values()) == {"test"}:
+        return split  # a data set to evaluate on
+    left = list(split.values()).count("train")
+    if left <= len(wanted) and (wanted or validate):
+        raise DataError(
+            f"{where}: {left} subject(s){'' if 'test' in wanted else ' outside test'} are too few "
+            f"for {' and '.join(('train', *wanted))}; if there are more, --subjects FILE says who "
+            "is who (evaluate.py --split all needs no split)"
+        )
+    rng = np.random.default_rng(seed)
+    order = {g: rng.permutation(sorted(s, key=natural)).tolist() for g, s in sorted(groups.items())}
+    for name, share in wanted.items():
+        # Deal subjects class by class, so that every class gives its share.
+        pools = [[s for s in subjects if split[s] == "train"] for subjects in order.values()]
+        take = [round(share * len(pool)) for pool in pools]
+        if not any(take):
+            take[int(np.argmax([len(pool) for pool in pools]))] = 1
+        for pool, n in zip(pools, take):
+            split |= dict.fromkeys(pool[:n], name)
+    # Who was seen leaves test for train, then val; whoever takes the place was not seen.
+    seen = {person_key(person) for person in seen}
+    for name in [name for name in ("test", "val") if name in wanted]:
+        for subjects in order.values():
+            leaving = [s for s in subjects if split[s] == name and person_key(s) in seen]
+            free = [s for s in subjects if split[s] in {"train", *wanted} - {"test", name}]
+            free = [s for s in free if person_key(s) not in seen]
+            for gone, new in zip(leaving, free):
+                split[gone], split[new] = split[new], name
+    return split
+
+
+def check_no_copies(root, slices: "Slices", part_of: np.ndarray) -> None:
+    """Raise DataError if copies of one slice, or nearly, are on two sides of the split.
+
+    part_of: (n,) the part of each slice, such as `train`.
+    """
+    numbers, thumbnails = slices.thumbnails
+    slice_of = dict(zip(slices.volume[::-1].tolist(), range(len(slices))[::-1]))  # the first one
+    side = np.array([part_of[slice_of[v]] if v in slice_of else "" for v in numbers.tolist()])
+    for parts in combinations(("train", "val", "test"), 2):
+        sides = [np.flatnonzero(side == part) for part in parts]
+        pairs = find_copies(*(thumbnails[chosen] for chosen in sides))
+        if pairs:
+            both = [slice_of[numbers[chosen[i]]] for chosen, i in zip(sides, pairs[0])]
+            words = " and ".join(
+                f"{slices.name[i].partition('#')[0]} (of {slices.subject[i]}, in {part})"
+                for i, part in zip(both, parts)
+            )
+            more = f"{len(pairs)}{' or more' * (len(pairs) >= ENOUGH)} such pairs"
+            raise DataError(
+                f"{root}: slices of {words} are one picture, or nearly ({more}); delete the "
+                "copies, or give both one subject in --subjects FILE"
+            )
 
 
 # --- all slices in one file -----------------------------------------------------------------------
@@ -136,6 +228,7 @@ class Slices:
     subject: np.ndarray  # (n,) str
     group: np.ndarray  # (n,) str, its class or ''
     name: np.ndarray  # (n,) str, its path below the data folder, with #index in a volume
+    thumbnails: tuple = ()  # (k,) volumes and (k, 1024) thumbnails of their slices; not of a part
 
     def __len__(self) -> int:
         return len(self.volume)
@@ -154,6 +247,7 @@ class Slices:
     @property
     def pixels(self) -> np.ndarray:
         """All volumes behind one another, uint8; only what is looked at is read."""
+        mark_used(self.file, DAY)
         return np.memmap(self.file, np.uint8, "c")
 
     def stack(self, i: int) -> np.ndarray:
@@ -180,8 +274,7 @@ class Slices:
 
     def counts(self) -> str:
         """Subjects and slices in words, by class."""
-        n = len(set(self.subject))
-        words = f"{n} subject{'s' * (n != 1)}, {len(self)} slices"
+        words = f"{subjects_in_words(self.subject)}, {len(self)} slices"
         parts = [
             f"{g} {len(set(self.subject[self.group == g]))}/{(self.group == g).sum()}"
             for g in sorted(set(self.group) - {""})
@@ -189,7 +282,13 @@ class Slices:
         return words + (f" ({', '.join(parts)})" if parts else "")
 
 
-def read_scan_file(scan: Scan) -> dict:
+def subjects_in_words(subjects) -> str:
+    """How many subjects there are: `3 subjects`."""
+    n = len(set(subjects))
+    return "unknown subjects" if UNKNOWN in subjects else f"{n} subject{'s' * (n != 1)}"
+
+
+def read_scan_file(scan: ScanFile) -> dict:
     """The volume of one file as it is kept: its pixels, the number of the first of its slices along
     each axis, and which slices of each plane are usable, as places."""
     if scan.files and is_packed(scan.files[0]):
@@ -208,7 +307,7 @@ def read_scan_file(scan: Scan) -> dict:
     return dict(pixels=pixels, mm=(0, 0, 0), first=(-1, -1, -1), usable=((), (), (0,)), thick=True)
 
 
-def read_volume(scan: Scan) -> dict:
+def read_volume(scan: ScanFile) -> dict:
     """`read_scan_file` of a volume, cut to the box of its foreground and 8 voxels around."""
     data, sizes = ras_intensities(scan.path, scan.files, scan.series)
     foreground = data > 0.1
@@ -244,14 +343,14 @@ def about_volume(pixels: np.ndarray, mm, first, whole=(1, 1, 1)) -> dict:
     return dict(pixels=pixels, mm=mm, first=first[::-1], usable=usable[::-1], thick=thick)
 
 
-def packed_scans(root: Path) -> tuple[list[Scan], str]:
+def packed_scans(root: Path) -> tuple[list[ScanFile], str]:
     """The volumes in a packed file as scans, and '' or why the names do not tell the subjects."""
     scans, names = [], []
     for name in packed_names(root):
         *folders, last = name.split("/")
         split = next((SPLITS[f.lower()] for f in folders if f.lower() in SPLITS), "")
         inner = tuple(f for f in folders if f.lower() not in SPLITS)
-        scans.append(Scan(root / name, "", "", split, files=(root,)))
+        scans.append(ScanFile(root / name, "", "", split, files=(root,)))
         names.append(Name(inner, last, False))
     return subjects_of(scans, names)
 
@@ -275,36 +374,63 @@ def spread_evenly(usable: np.ndarray, count: int) -> np.ndarray:
     return usable[np.round(places).astype(int)]
 
 
-def fingerprint(scans: list[Scan], root) -> str:
-    """A digest of the files' places below root, sizes and samples of their bytes.
+def fingerprint(scans: list[ScanFile], root, cache=None, remember=True) -> str:
+    """A digest of the files' places below root, and of all their bytes.
 
-    Neither the folder's own path nor any time is part of it.
+    Neither the folder's own path nor any time is part of it. In `cache` a small file remembers the
+    digest, so that nothing is read again as long as each file has the size and the times of its
+    last change that it had. remember: False never writes that file.
     """
-    digest = hashlib.sha256(b"cache 6")
-    files = [path for scan in scans for path in scan.files or (scan.path,)]
-    files += [path.with_suffix(".hdr") for path in files if suffix(path) == ".img"]
+    about = b"cache 7"
+    files = list(dict.fromkeys(path for scan in scans for path in scan.files or (scan.path,)))
+    files += [partner(path, ".hdr") for path in files if suffix(path) == ".img"]
+    places = [os.fsencode(Path(os.path.relpath(path, root)).as_posix()) for path in files]
+
+    def digest(signatures) -> str:
+        lines = (b"%s %s" % pair for pair in zip(places, signatures))
+        return hashlib.sha256(b"\n".join((about, *lines))).hexdigest()[:16]
+
     with ThreadPoolExecutor(8) as pool:
-        for path, words in zip(files, pool.map(sample, files)):
-            digest.update(os.fsencode(Path(os.path.relpath(path, root)).as_posix()) + words)
-    return digest.hexdigest()[:16]
+        now = time.time()
+        changes = list(pool.map(last_change, files))
+        known = Path(cache or ".", f"{digest(b'%d %d %d' % c for c in changes)}.digest")
+        with suppress(OSError, ValueError):
+            key = known.read_text() if cache else ""
+            if len(key) == 16 and int(key, 16) >= 0:
+                return key
+        key = digest(pool.map(file_signature, files))
+    # A file that was just written could be written again within the same tick of the clock.
+    settled = max(max(change[1:]) for change in changes) < (now - SETTLED) * 1e9
+    if cache and remember and settled:
+        with suppress(OSError, DataError):
+            known.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(known, "w") as file:
+                file.write(key)
+    return key
 
 
-def sample(path: Path) -> bytes:
-    """A file's size and eight pieces of it, its end included, where gzip and PNG keep checksums."""
-    words = b"gone"  # such as a broken link; reading it says what is wrong
+def last_change(path: Path) -> tuple[int, int, int]:
+    """A file's size and, in ns, when its content and its entry were changed; zeros: no file."""
     with suppress(OSError):
-        if path.is_file():
-            size = path.stat().st_size
-            with open(path, "rb", buffering=0) as file:
-                words = b"%d|" % size
-                for i in range(8 if size > 8192 else 1):
-                    file.seek((size - 1024) * i // 7 if size > 8192 else 0)
-                    words += file.read(1024 if size > 8192 else size)
-    return words
+        about = path.stat()
+        return about.st_size, about.st_mtime_ns, about.st_ctime_ns
+    return 0, 0, 0
+
+
+def file_signature(path: Path) -> bytes:
+    """A file's size and the CRC-32 of all its bytes: 6 GB/s, as fast as a disk is read."""
+    size, check = 0, 0
+    with suppress(OSError):  # such as a broken link; reading it says what is wrong
+        if not path.is_file():
+            return b"gone"
+        with open(path, "rb", buffering=0) as file:
+            while part := file.read(2**20):
+                size, check = size + len(part), isal_zlib.crc32(part, check)
+    return b"%d %08x" % (size, check)
 
 
 def load_slices(
-    scans: list[Scan], cache, *, root=None, axis="axial", count=0, workers=2, quiet=True
+    scans: list[ScanFile], cache, *, root=None, axis="axial", count=0, workers=2, quiet=True
 ) -> tuple[Slices, str, int]:
     """All slices of all scans, decoded once: (Slices, fingerprint, number of files left out).
 
@@ -313,21 +439,19 @@ def load_slices(
     out.
     """
     root = root or os.path.commonpath([scan.path.parent for scan in scans])
-    key = fingerprint(scans, root)
+    key = fingerprint(scans, root, cache, remember=not quiet)
     pixels_file, index_file = (Path(cache, f"{key}.{end}") for end in ("u8", "npz"))
+    mark_used(pixels_file)  # before it is looked for, so that nobody deletes it in between
     index = read_index(index_file, pixels_file)
     if index is None:
         Path(cache).mkdir(parents=True, exist_ok=True)
-        clean(Path(cache))
+        prune_cache(Path(cache))
         with atomic_write(pixels_file) as file:
             index = decode(scans, file, workers, quiet)
         buffer = io.BytesIO()  # writing to a full disk, np.savez would raise anything
         np.savez(buffer, **index)
         with atomic_write(index_file) as file:
             file.write(buffer.getbuffer())
-    else:
-        with suppress(OSError):  # a cache of someone else
-            os.utime(index_file)  # used today
     return slices_of_index(index, pixels_file, scans, root, axis, count), key, len(index["bad"])
 
 
@@ -357,12 +481,14 @@ def slices_of_index(index: dict, pixels_file: Path, scans, root, axis: str, coun
     names = [files[i] + (f"#{n}" if n >= 0 else "") for i, n in zip(owner, numbers)]
     who = np.array([(scan.subject, scan.group) for scan in scans])[owner]
     where = (index[name] for name in ("start", "size", "mm"))
-    return Slices(pixels_file, *where, volume, plane, place, *who.T, np.array(names))
+    looked_at = index["looked_at"], index["thumbnail"]
+    return Slices(pixels_file, *where, volume, plane, place, *who.T, np.array(names), looked_at)
 
 
-def decode(scans: list[Scan], file, workers: int, quiet: bool) -> dict:
+def decode(scans: list[ScanFile], file, workers: int, quiet: bool) -> dict:
     """Write the volumes of all files into a file, and return what says where each of them is."""
     volumes, bad, position, first_error = [], [], 0, ""
+    looked_at, thumbnails = [], []
 
     def read_one(scan):
         try:
@@ -383,6 +509,9 @@ def decode(scans: list[Scan], file, workers: int, quiet: bool) -> dict:
                     continue
                 pixels = np.ascontiguousarray(found.pop("pixels"))
                 file.write(pixels.data)
+                some = spread_evenly(np.array(found["usable"][2], int), LOOKED_AT)
+                looked_at += [len(volumes)] * len(some)
+                thumbnails += [thumbnail(pixels[place]) for place in some]
                 volumes.append(found | dict(start=position, size=pixels.shape, owner=owner))
                 position += pixels.size
     next(numbered, None)  # ends the bar
@@ -393,6 +522,8 @@ def decode(scans: list[Scan], file, workers: int, quiet: bool) -> dict:
     table = [(v, plane, place) for v, found in enumerate(volumes)
              for plane in range(3) for place in found["usable"][plane]]  # fmt: skip
     index |= dict(zip(("volume", "plane", "place"), np.array(table).T))
+    thumbnails = np.array(thumbnails, np.int8).reshape(-1, SIZE**2)
+    index |= dict(looked_at=np.array(looked_at, int), thumbnail=thumbnails)
     return index | dict(bad=np.array(bad), bytes=np.array(position))
 
 
@@ -406,23 +537,38 @@ def read_index(index_file: Path, pixels_file: Path) -> dict | None:
         return None
 
 
-def clean(cache: Path) -> None:
+OUR_NAME = "[0-9a-f]" * 16  # of files here, as a glob: --cache may be a folder with others, too
+LAST_USE = {}  # {pixels file: when mark_used noted it}
+
+
+def mark_used(pixels_file: Path, every: float = 0) -> None:
+    """Note in the index that a cache entry is in use now, if that was not done for some seconds."""
+    now = time.time()
+    if now - LAST_USE.get(pixels_file, 0) > every:
+        LAST_USE[pixels_file] = now
+        with suppress(OSError):  # a cache of someone else, or none yet
+            os.utime(pixels_file.with_suffix(".npz"), (now, now))
+
+
+def prune_cache(cache: Path) -> None:
     """Delete what killed processes left behind, and entries not used for a week beyond the limit.
 
-    The longest unused go first. An entry in use is safe: its index is touched at each start.
+    The longest unused go first. An entry in use is safe: its index is touched at each start, and
+    once a day while slices are read.
     """
     now, entries = time.time(), []
     with suppress(OSError):  # another process is at it too
-        for left in cache.glob(".*.part"):
-            if now - left.stat().st_mtime > 3600:
-                left.unlink(missing_ok=True)
-        for pixels in cache.glob("*.u8"):
+        for pattern, days in ((f".{OUR_NAME}.*.part", 1), (f"{OUR_NAME}.digest", 30)):
+            for left in cache.glob(pattern):
+                if now - left.stat().st_mtime > days * DAY:
+                    left.unlink(missing_ok=True)
+        for pixels in cache.glob(f"{OUR_NAME}.u8"):
             index = pixels.with_suffix(".npz")
             used = (index if index.exists() else pixels).stat().st_mtime
             entries.append((used, pixels.stat().st_size, index, pixels))
         total = sum(size for _, size, _, _ in entries)
         for used, size, index, pixels in sorted(entries):
-            if total > CACHE_LIMIT and now - used > 7 * 86400:
+            if total > CACHE_LIMIT and now - used > 7 * DAY:
                 total -= size
                 index.unlink(missing_ok=True)
                 pixels.unlink(missing_ok=True)

@@ -10,9 +10,10 @@ it; `decimate` alone takes the corner of each block instead.
 import io
 import math
 import re
+from bisect import bisect
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import groupby
+from itertools import accumulate, groupby
 
 import numpy as np
 import torch
@@ -273,7 +274,7 @@ def shrink(hr: torch.Tensor, degradations: list, scale: Scale) -> torch.Tensor:
 
 
 def runs_of(degradations: list[Degradation]):
-    """(degradations, slice) of the runs of neighbours that are measured alike: in k-space or not."""
+    """(degradations, slice) of runs of neighbours that are measured alike: in k-space or not."""
     start = 0
     for _, members in groupby(degradations, key=lambda d: d.kernel == "kspace"):
         members = list(members)
@@ -473,12 +474,7 @@ MIXED = (0.3, 0.2, 0.15, 0.35)  # shares of the named ones with --degradation mi
 
 def draw(rng: np.random.Generator, options, shares):
     """One of the options, with these shares of the draws."""
-    luck = rng.random()
-    for option, share in zip(options, shares):
-        luck -= share
-        if luck < 0:
-            break
-    return option
+    return options[min(bisect(list(accumulate(shares)), rng.random()), len(options) - 1)]
 
 
 def draw_degradation(name: str, rng: np.random.Generator, scale: Scale) -> Degradation:

@@ -1,14 +1,15 @@
 """Score weights against bicubic upsampling on the same slices.
 
-    python evaluate.py                                the shipped weights, on the test people of data/ds002748
-    python evaluate.py runs/mine/best.pt              on the test people of the run's own data
-    python evaluate.py a.pt b.pt --degradation all    every degradation, a table of gains
-    python evaluate.py --scale 4x1 --data VOLUMES     four slices made of each thick one
+    python evaluate.py                               the shipped weights, test people of ds002748
+    python evaluate.py runs/mine/best.pt             the test people of the run's own data
+    python evaluate.py a.pt b.pt --degradation all   every degradation, and a table of gains
+    python evaluate.py --scale 4x1 --data VOLUMES    four slices made of each thick one
 
 Through the slices whole volumes are scored, against cubic and linear interpolation.
 """
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,11 @@ from evaluation.plots import cost_figure, curves_figure
 from evaluation.scoring import example_of, gains_table, score_slices, table_of
 from evaluation.volumes import volume_scores
 from inference import Upscaler
-from inference.upscaler import DEFAULT, WEIGHTS
+from inference.checkpoints import load_checkpoint
+from inference.upscaler import DEFAULT
 from scans.files import kind_of
-from scans.subjects import split_subjects, training_scans
+from scans.listing import training_scans
+from scans.subjects import person_key
 from training.run_folder import loss_curve, read_config
 from utils import (
     DataError,
@@ -50,8 +53,8 @@ def parser_of() -> Parser:
     parser = Parser(text, examples=examples)
     add = parser.add_argument
     add("weights", nargs="*", help="weights to compare  (default: weights/brain.pt)")
-    add("--scale", type=parse_scale, help="of the weights: 2, 3, 4, through thick slices 2x1 to 6x1  "
-        "(default: 4, or what they have)")  # fmt: skip
+    add("--scale", type=parse_scale,
+        help="2, 3, 4; through thick slices 2x1 to 6x1  (default: 4, or what they have)")  # fmt: skip
     add("--data", help="folder of pictures or volumes  (default: that of the weights' run, else "
         "data/ds002748)")  # fmt: skip
     add("--pairs", nargs=2, metavar=("LR", "HR"),
@@ -96,6 +99,8 @@ def arguments(argv=None):
                 flag = "--" + name.replace("_", "-")
                 raise UsageError(f"{flag}: the runs of the weights differ in it; give it")
             setattr(args, name, next(iter(found.values()), value))
+    # The runs kept these out of val and test.
+    args.seen = sorted({p for c in configs.values() for p in c.get("people_of_weights", ())})
     if args.data == "":
         parser.error("--data: is empty")
     for name in FILES:
@@ -134,21 +139,34 @@ def load_upscalers(args, device) -> dict[str, Upscaler]:
     return upscalers
 
 
+def people_known(path, config: dict) -> tuple[list[str] | None, str]:
+    """(people in the training of a checkpoint and of those it began with, who of them list nobody).
+
+    config: that of its run, or {}. None instead of people: it does not say.
+    """
+    people, unlisted = load_checkpoint(path).get("people"), ""
+    if people is None and config:  # of one that began with weights that list nobody
+        parts = config.get("subjects", {})
+        people = [*parts.get("train", ()), *parts.get("val", ())]
+        people += config.get("people_of_weights", ())
+        unlisted = config.get("weights_without_people", "")
+    return people, unlisted
+
+
 def warn_if_trained_on(args, configs, subjects) -> None:
     """Whether the subjects that are scored were trained on: said where it is not certain."""
     for path, config in configs.items():
-        if config and args.split != "train":
-            seen = {str(s) for s in config.get("subjects", {}).get("train", ())}
-            both = seen & set(subjects)
-            if both:
-                warn(f"{path}: {len(both)} of these {len(set(subjects))} subjects are (or are "
-                     "called as) subjects that it was trained on")  # fmt: skip
-        elif not config and Path(path).resolve().parent == WEIGHTS and not args.data:
-            if args.split in ("train", "all"):
-                warn(f"{path}: was trained on the train subjects of ds002748")
-        elif not config:
-            warn(f"{path}: no config.json beside it, so that nobody knows whether these subjects "
-                 "were in its training")  # fmt: skip
+        people, unlisted = people_known(path, config)
+        keys = {person_key(str(person)) for person in people or ()}
+        both = [s for s in sorted(set(subjects)) if person_key(s) in keys]
+        if both and args.split != "train":
+            words = f"{len(both)} of these {len(set(subjects))} subjects ({', '.join(both[:5])})"
+            warn(f"{path}: {words} are (or are called as) subjects that it was trained on or that "
+                 "chose it")  # fmt: skip
+        if unlisted or people is None:
+            words = f" ({unlisted}, which it began with, lists none)" if unlisted else ""
+            warn(f"{path}: does not say who was in its training{words}: nobody knows whether these "
+                 "subjects were")  # fmt: skip
 
 
 # --- what is scored -------------------------------------------------------------------------------
@@ -157,7 +175,7 @@ def warn_if_trained_on(args, configs, subjects) -> None:
 def load_slices(args):
     """The slices to score."""
     options = {name: getattr(args, name) for name in dataset.DATA_OPTIONS}
-    parts, _ = dataset.load_parts(**options, split=args.split != "all")
+    parts, _ = dataset.load_parts(**options, split=args.split != "all", seen=args.seen)
     return parts[args.split or "test"]
 
 
@@ -165,10 +183,13 @@ def score_volumes(args, upscalers):
     """({degradation: {name: rows}}, subjects) of whole volumes, through the slices."""
     root = Path(args.data or dataset.OWN_DATA)
     scans, doubt = training_scans(root, args.subjects, args.each_file_a_subject)
+    if doubt and args.split == "all":
+        warn(f"{doubt}; now all count as scans of one unknown subject")
+        scans = [replace(scan, subject=dataset.UNKNOWN) for scan in scans]
     if args.split != "all":
         if doubt:
             raise DataError(doubt)
-        split = split_subjects(scans, args.seed)
+        split = dataset.split_subjects(scans, args.seed, seen=args.seen)
         scans = [scan for scan in scans if split[scan.subject] == (args.split or "test")]
     scans = [s for s in scans if s.files or kind_of(s.path) in ("volume", "dicom")]
     if not scans:
@@ -239,14 +260,14 @@ def main(argv=None):
         raise UsageError("--pairs, --examples, --consistent, --alone: not through the slices")
     if through:
         rows, subjects = score_volumes(args, upscalers)
-        people, n = len(set(subjects)), len(subjects)
-        what = f"{people} subject{'s' * (people != 1)}, {n} whole volume{'s' * (n != 1)}"
+        n = len(subjects)
+        what = f"{dataset.subjects_in_words(subjects)}, {n} whole volume{'s' * (n != 1)}"
         warn_if_trained_on(args, configs, subjects)
     elif args.pairs:
         found = pairs.pairs_of(*map(Path, args.pairs))
         rows["as given"] = pairs.score_pairs(upscalers, found, args.scale[0], args.axis)
         subjects, n = {subject for *_, subject in found}, len(rows["as given"]["bicubic"])
-        what = f"{len(subjects)} subject{'s' * (len(subjects) != 1)}, {n} pair{'s' * (n != 1)} of slices"
+        what = f"{dataset.subjects_in_words(subjects)}, {n} pair{'s' * (n != 1)} of slices"
         args.split = "pairs"
     else:
         slices = load_slices(args)

@@ -433,7 +433,7 @@ OPTIONS = {"channels": int, "blocks": int, "half": int, "neighbours": int, "esti
 
 
 def build(arch: dict, scales) -> nn.Module:
-    """The network that an `arch` dict describes: {'name': ..., keyword arguments}, for these scales.
+    """The network that an `arch` dict describes: {'name': ..., keyword arguments}.
 
     Raises DataError for anything but a known name with sensible values, before memory is taken.
     """

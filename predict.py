@@ -54,10 +54,11 @@ def arguments(argv=None):
     add("--error-map", "--uncertainty", action="store_true",
         help="write a map of the expected error of each pixel, too")  # fmt: skip
     add("--report", action="store_true",
-        help="also write report.html: all results on a page, those that need a look first")  # fmt: skip
+        help="also write report.html, a page of all results, those that need a look first")  # fmt: skip
     add("--json", action="store_true", help="print nothing but a line of JSON for each result")
     add("--series", metavar="N", help="DICOM series to take, by its number")
-    add("--force", action="store_true", help="take colour photographs, fMRI and the like too")
+    add("--force", action="store_true",
+        help="take colour photographs, fMRI, masks and the like too")  # fmt: skip
     add = parser.add_argument_group("how  (default: what the voxels are tells)").add_argument
     add("--voxel-size", type=float, metavar="MM", help="make voxels of this size, all around")
     add("--scale", type=int, choices=(2, 3, 4),
@@ -384,8 +385,8 @@ def main(argv=None):
     # A simulation shrinks by it; only to project the result onto the LR it is told, too.
     given = args.degradation if not args.simulate or args.consistent else None
     upscaler = Upscaler(
-        args.weights, device, degradation=given, error_map=args.error_map, consistent=args.consistent,
-        bf16=args.bf16, tile=args.tile, batch_size=args.batch_size,
+        args.weights, device, degradation=given, error_map=args.error_map,
+        consistent=args.consistent, bf16=args.bf16, tile=args.tile, batch_size=args.batch_size,
     )  # fmt: skip
     note(f"weights: {upscaler.path} (trained on {upscaler.checkpoint['trained_on']})")
     for line in idle_options(jobs, plane=args.axis, series=args.series, given=args.degradation,
@@ -400,8 +401,8 @@ def main(argv=None):
         share, of = args.shard or torchrun
         mine = jobs[share::of]
         jobs = [
-            job for job in mine
-            if args.overwrite or args.simulate or not job.finished(made_from(job, upscaler, options))
+            job for job in mine if args.overwrite or args.simulate
+            or not job.finished(made_from(job, upscaler, options))
         ]  # fmt: skip
         counts["finished before (--overwrite does them again)"] = len(mine) - len(jobs)
     figure = args.figure if args.figure is not None else args.report or not batch

@@ -40,6 +40,7 @@ from evaluation.scoring import (
 from inference import Upscaler
 from inference.checkpoints import load_checkpoint, save_checkpoint
 from inference.tiling import tune_malloc
+from scans.subjects import person_key
 from training import run_folder
 from training.batches import Options, Stock, training_batch
 from training.error_head import add_error_head
@@ -102,11 +103,11 @@ def parser_of() -> Parser:
     add("--workers", type=int_between(1, 64), default=min(8, os.cpu_count() or 1),
         help="threads that read files")  # fmt: skip
     add = parser.add_argument_group("network").add_argument
-    add("--model", default="deep", choices=modules.NETWORKS,
-        help="deep: the default network; espcn: the plain one")  # fmt: skip
+    add("--model", choices=modules.NETWORKS,
+        help="deep: the default network; espcn: the plain one  (default: deep)")  # fmt: skip
     add("--channels", type=int_between(1, 1024), help="feature channels  (default: 48, espcn: 64)")
-    add("--blocks", type=int_between(0, 1024), default=13,
-        help="convolutions in the middle of deep")  # fmt: skip
+    add("--blocks", type=int_between(0, 1024),
+        help="convolutions in the middle of deep  (default: 13)")  # fmt: skip
     add("--neighbours", type=int_between(0, 2),
         help="slices on each side that it sees too  (default: 2, of pictures 0)")  # fmt: skip
     add("--weights", metavar="FILE", help="weights to start from")
@@ -235,12 +236,15 @@ def main(argv=None) -> int:
 # --- set-up ---------------------------------------------------------------------------------------
 
 
-def load_data(args):
-    """({'train', 'val', 'test': Slices}, fingerprint)."""
+def load_data(args, seen=()):
+    """({'train', 'val', 'test': Slices}, fingerprint).
+
+    seen: people whom the weights to start from know; they are kept out of val and test.
+    """
     options = {name: getattr(args, name) for name in dataset.DATA_OPTIONS}
     quiet = not is_chief()
     parts, fingerprint = chief_first(
-        lambda: dataset.load_parts(**options, workers=args.workers, quiet=quiet)
+        lambda: dataset.load_parts(**options, workers=args.workers, quiet=quiet, seen=seen)
     )
     if args.dry_run:
         args.iterations, args.epochs, args.batch_size, args.patch_size = 2, None, world(), 8
@@ -248,23 +252,66 @@ def load_data(args):
     return parts, fingerprint
 
 
+def people_seen(args, run, resuming) -> tuple[list[str], str]:
+    """(people that --weights know, '' or its path if it does not list them)."""
+    if resuming:  # the file may be gone
+        config = run_folder.read_config(run)
+        return config.get("people_of_weights", []), config.get("weights_without_people", "")
+    if not args.weights:
+        return [], ""
+    checkpoint = load_checkpoint(args.weights)
+    if "people" in checkpoint:
+        return checkpoint["people"], ""
+    if is_chief():
+        warn(f"{args.weights}: does not list the people it was trained on "
+             f"({checkpoint['trained_on']}): some may be in val and test here, and make their "
+             "scores too good")  # fmt: skip
+    return [], args.weights
+
+
+def warn_of_seen(parts, seen) -> None:
+    """Say which people of val and test the weights to start from know already."""
+    keys = {person_key(person) for person in seen}
+    for name in ("val", "test"):
+        people = sorted(set(parts[name].subject.tolist()))
+        known = [person for person in people if person_key(person) in keys]
+        if known:
+            words = f"{len(known)} of {len(people)} subjects ({', '.join(known[:5])}) are (or are"
+            warn(f"{name}: {words} called as) people that --weights know; scores are too good")
+
+
 def start_network(args, run, resuming, slices):
-    """The network and its arch: those of the run, of --weights, or untrained ones."""
+    """The network and its arch: those of the run, of --weights, or untrained ones.
+
+    What --model, --channels and --blocks were not given as becomes what the network has.
+    """
     scales = tuple(dict.fromkeys(args.scale))
     if resuming:  # the file of --weights may be gone
         arch = load_checkpoint(run / "last.pt")["arch"]
         return modules.build(arch, scales), arch
     torch.manual_seed(args.seed)
-    arch = {"name": args.model, "channels": args.channels or (64 if args.model == "espcn" else 48)}
+    given = load_checkpoint(args.weights) if args.weights else None
+    if given:
+        modules.load_network(given, args.weights)  # refuses what is damaged
+        for option, key in (("model", "name"), ("channels", "channels"), ("blocks", "blocks")):
+            asked, there = getattr(args, option), given["arch"].get(key)
+            if asked not in (None, there):
+                raise UsageError(f"--{option} {asked}: {args.weights} has {there}; leave it out")
+            setattr(args, option, there)
+    args.model = args.model or "deep"
+    args.channels = args.channels or (64 if args.model == "espcn" else 48)
+    arch = {"name": args.model, "channels": args.channels}
     if args.model == "deep":
         several = (slices.size[slices.volume, 0] > 1).mean() > 0.5
         neighbours = (2 if several else 0) if args.neighbours is None else args.neighbours
+        args.blocks = 13 if args.blocks is None else args.blocks
         arch |= {"blocks": args.blocks, "half": 4, "neighbours": neighbours}
         arch |= {"estimator": args.degradation == "wide"}
-    if not args.weights:
+    elif args.blocks is not None or args.neighbours:
+        warn(f"--blocks and --neighbours do nothing: {args.model} has none")
+        args.blocks = args.neighbours = None
+    if not given:
         return modules.build(arch, scales), arch
-    given = load_checkpoint(args.weights)
-    modules.load_network(given, args.weights)  # refuses what is damaged
     # The error head is left out: it was made for features that training changes.
     mine = {k: v for k, v in given["arch"].items() if k != "error_head"}
     if mine["name"] == "deep":
@@ -278,7 +325,8 @@ def start_network(args, run, resuming, slices):
 
 def set_up(args, device, run, resuming):
     """Data, state and what is written about the run; its folder is ready for the loop."""
-    parts, fingerprint = load_data(args)
+    seen, unlisted = people_seen(args, run, resuming)
+    parts, fingerprint = load_data(args, seen)
     network, arch = start_network(args, run, resuming, parts["train"])
     network = network.to(device)
     average = copy.deepcopy(network).requires_grad_(False)
@@ -307,6 +355,8 @@ def set_up(args, device, run, resuming):
         "arch": arch,
         "fingerprint": fingerprint,
         "subjects": {k: sorted(set(p.subject.tolist())) for k, p in parts.items()},
+        "people_of_weights": seen,
+        "weights_without_people": unlisted,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "commit": run_folder.commit(),
@@ -318,7 +368,11 @@ def set_up(args, device, run, resuming):
     name = Path(args.data or dataset.OWN_DATA).resolve().name
     about = dict(arch=arch, scales=[list(s) for s in network.scales], degradation=args.degradation)
     about |= dict(trained_on=f"{parts['train'].counts()} of {name}", fingerprint=fingerprint)
+    if not unlisted:  # else nobody knows them all
+        own = (config["subjects"][part] for part in ("train", "val"))
+        about["people"] = sorted({*seen, *(person for people in own for person in people)})
     if is_chief():
+        warn_of_seen(parts, seen)
         run_folder.begin(run, rows)
         for part, slices in parts.items():
             note(f"{part + ':':12s}{slices.counts()}")
@@ -451,8 +505,8 @@ def train(args, device, run: Path, resuming: bool) -> int:
 
 
 def finish(run: Path, rows, slices, part: str, config, about, device) -> int:
-    """The result on the test subjects (of a data set without, the validation subjects), of several scales and degradations by the first: table and
-    figures."""
+    """Table and figures of the test subjects (of a data set without, the validation subjects), of
+    several scales and degradations for the first."""
     scale = tuple(about["scales"][0])
     slices = slices.take(np.isin(slices.plane, (0, 1) if 1 in scale else slices.plane.max()))
     slices = evenly_spaced(slices, SCORED_SLICES)
@@ -468,9 +522,8 @@ def finish(run: Path, rows, slices, part: str, config, about, device) -> int:
     ]
     examples_figure(run / "examples.png", examples, title=f"{part} subjects, LR by {shown}")
     text = metrics_table(table)
-    print(
-        f"\n{part.capitalize()} split, {slices.counts()}; x{scale_name(scale)}, LR by {shown}, 8 bits\n{text}"
-    )
+    how = f"x{scale_name(scale)}, LR by {shown}, 8 bits"
+    print(f"\n{part.capitalize()} split, {slices.counts()}; {how}\n{text}")
     note_legend(text)
     note(f"In {run}: best.pt last.pt config.json log.csv loss.png examples.png metrics.json")
     best, data = run_folder.quoted(run / "best.pt"), config["arguments"]["data"] or dataset.OWN_DATA

@@ -74,6 +74,8 @@ def as_data_error(path):
     Damaged files make libraries fail in any way: struct, zlib, numpy, attribute errors ...
     """
     try:
+        if advice := not_downloaded(path):
+            raise DataError(f"{path}: {advice}")
         if not os.path.isfile(path):  # a folder, a broken link, or a pipe that would wait for ever
             kind = "a broken link" if os.path.islink(path) else "not a file"
             raise DataError(f"{path}: {kind if os.path.lexists(path) else 'no such file'}")
@@ -84,6 +86,22 @@ def as_data_error(path):
         raise DataError(f"{path}: claims more data than fits into memory") from None
     except Exception as error:
         raise DataError(f"{path}: cannot be read ({reason(error)})") from None
+
+
+def not_downloaded(path) -> str:
+    """What to do about a pointer that git-annex (DataLad) or Git LFS left in place of a file's
+    data; '' if it is none."""
+    head = b""
+    with suppress(OSError):
+        if os.path.islink(path) and not os.path.exists(path):
+            head = os.fsencode(os.readlink(path)).replace(b"\\", b"/")
+        elif os.path.isfile(path) and os.path.getsize(path) < 2048:
+            with open(path, "rb") as file:
+                head = file.read(200)
+    if b"/annex/objects/" in head:
+        return "data not downloaded: git annex get (or datalad get) fetches it"
+    lfs = head.startswith(b"version https://git-lfs.github.com/")
+    return "data not downloaded: git lfs pull fetches it" if lfs else ""
 
 
 @contextmanager

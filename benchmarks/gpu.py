@@ -55,8 +55,8 @@ def network_speed(device, path) -> None:
         scan = np.random.default_rng(0).random(SCAN, np.float32)
         whole = seconds(lambda _, up=upscaler, scan=scan: up(scan, 4, 0.3), device, 3)
         kind = "bf16" if bf16 else "fp32"
-        print(f"{kind}: bare network {bare:,.0f} slices of 60x64 a second; a scan of 288x288x181 at "
-              f"x4 in {whole:.2f} s", flush=True)  # fmt: skip
+        print(f"{kind}: bare network {bare:,.0f} slices of 60x64 a second; a scan of 288x288x181 "
+              f"at x4 in {whole:.2f} s", flush=True)  # fmt: skip
 
 
 def training_speed(device, data, quick: bool) -> None:
@@ -87,9 +87,10 @@ def training_speed(device, data, quick: bool) -> None:
             lambda i, step=step, options=options: step(training_batch(stock, i, options), 1e-3, 0.9)
         )
         pixels = options.batch_size * 48 * 48
-        print(f"training {degradation} {scale[0]}x{scale[1]}: {options.batch_size / both:,.0f} patches "
-              f"of 48x48 a second ({pixels / 3840 / both:,.0f} slices of 60x64); a step "
-              f"{1000 * both:.1f} ms, of it not the network {1 - alone / both:.0%}", flush=True)  # fmt: skip
+        speed, slices = options.batch_size / both, pixels / 3840 / both
+        print(f"training {degradation} {scale[0]}x{scale[1]}: {speed:,.0f} patches of 48x48 a "
+              f"second ({slices:,.0f} slices of 60x64); a step {1000 * both:.1f} ms, of it not the "
+              f"network {1 - alone / both:.0%}", flush=True)  # fmt: skip
 
 
 def main(argv=None):

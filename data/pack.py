@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import dataset
 from scans.files import PICTURES, suffix
+from scans.listing import training_scans
 from scans.packed import encoded, write_packed
-from scans.subjects import training_scans
 from utils import DataError, Parser, UsageError, note, progress, run_main
 
 FEWER = {"val": 1 / 3, "test": 1 / 3}  # of their slices, besides

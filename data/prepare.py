@@ -15,10 +15,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dataset import add_data_arguments, volume_slices
+from dataset import add_data_arguments, split_subjects, volume_slices
 from scans import PLANES
 from scans.files import PICTURES, natural, suffix
-from scans.subjects import KNOWN, Scan, read_table, split_subjects, training_scans
+from scans.listing import ScanFile, training_scans
+from scans.subjects import KNOWN, person_key, read_table
 from utils import (
     DataError,
     Parser,
@@ -44,7 +45,7 @@ def read_classes(source: Path, spec: str) -> dict[str, str]:
     """{person: class} from `table.tsv:column`, looked for in the data folder too.
 
     The people are in the column participant_id, Subject or PTID, or else in the first one; their
-    ids as `person` writes them. Raises UsageError for a table or column that is not there.
+    ids as `person_key` writes them. Raises UsageError for a table or column that is not there.
     """
     name, _, column = spec.rpartition(":")
     path = next((p for p in (Path(name), source / name) if name and p.is_file()), None)
@@ -59,21 +60,13 @@ def read_classes(source: Path, spec: str) -> dict[str, str]:
     for row in rows:
         group = row[column] if len(row) > max(ids, column) else ""
         if group.lower() not in ("", "n/a", "nan"):
-            classes.setdefault(person(row[ids]), group)
+            first = classes.setdefault(person_key(row[ids]), group)
+            if first != group:
+                warn(f"{path}: {row[ids]} is {first} and {group} there; {first} counts")
     return classes
 
 
-def person(text: str) -> str:
-    """An id as it is compared: OAS1_0001_MR1 is oas1_0001, sub-01 is 01, IXI002 is 2.
-
-    IXI's table has plain numbers, OASIS-1's the visit.
-    """
-    known = KNOWN.search(text)
-    text = (known.group() if known else text).casefold().removeprefix("sub-")
-    return text.removeprefix("ixi").lstrip("0") if text.removeprefix("ixi").isdigit() else text
-
-
-def slice_names(scans: list[Scan]) -> list[str]:
+def slice_names(scans: list[ScanFile]) -> list[str]:
     """For each scan the beginning of its slices' names, from which the subject is known again.
 
     The subject, as `sub-` and letters if its id is not of a known kind; and `_scan-<n>` where
@@ -137,9 +130,9 @@ def main(argv=None):
     return 1 if bad else 0
 
 
-def with_classes(scans: list[Scan], classes: dict, spec: str) -> list[Scan]:
+def with_classes(scans: list[ScanFile], classes: dict, spec: str) -> list[ScanFile]:
     """The scans whose subjects the table knows, with their class; the others are named."""
-    group_of = {scan.subject: classes.get(person(scan.subject), "") for scan in scans}
+    group_of = {scan.subject: classes.get(person_key(scan.subject), "") for scan in scans}
     unknown = sorted((s for s, group in group_of.items() if not group), key=natural)
     if unknown:
         warn(f"left out, without a class in {spec}: {', '.join(unknown)}")
@@ -150,7 +143,7 @@ def with_classes(scans: list[Scan], classes: dict, spec: str) -> list[Scan]:
     return scans
 
 
-def write_slices(args, scans: list[Scan], split: dict, progress) -> tuple[Counter, int]:
+def write_slices(args, scans: list[ScanFile], split: dict, progress) -> tuple[Counter, int]:
     """Write the slices of all scans: their number by (part, class), and of scans left out."""
     from PIL import Image
 

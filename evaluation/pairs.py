@@ -1,4 +1,5 @@
-"""Ready pairs of LR and HR pictures or volumes: upscaled as predict.py does it, scored on HR's grid."""
+"""Ready pairs of LR and HR, pictures or volumes: upscaled as predict.py does it, scored on HR's
+grid."""
 
 from pathlib import Path
 
@@ -6,13 +7,14 @@ import numpy as np
 import torch
 
 import scans
-from dataset import find_scans
+from dataset import UNKNOWN, find_scans
 from evaluation.metrics import score
 from inference.plan import plan_of
 from inference.through_plane import resampling_matrix
 from inference.upscaler import Upscaler
 from scans import Scan
 from scans.files import RESULTS, stem
+from scans.listing import files_below, subjects_of
 from utils import DataError, UsageError, note, warn
 
 
@@ -25,7 +27,10 @@ def pairs_of(low: Path, high: Path) -> list[tuple[Path, Path, str]]:
         raise UsageError(f"--pairs {low} {high}: takes two folders, or two files, that exist")
     if not high.is_dir():
         return [(low, high, stem(high))]
-    wanted = {s.path: s.subject for s in find_scans(high) if s.left_out != RESULTS}
+    scans_there, doubt = subjects_of(*files_below(high))
+    if doubt:
+        warn(f"{high}: cannot tell whose slices these are ({doubt}); all count as of one subject")
+    wanted = {s.path: UNKNOWN if doubt else s.subject for s in scans_there if s.left_out != RESULTS}
     if not wanted:
         raise DataError(f"{high}: holds nothing but {RESULTS}")
     found = [(low / path.relative_to(high), path, subject) for path, subject in wanted.items()]
@@ -63,8 +68,9 @@ def score_pairs(upscalers: dict[str, Upscaler], pairs, scale: int, plane: str) -
         names = None
         for name, values in found.items():
             values = np.where(inside, values * unit, black).astype(np.float32)
+            both = values, np.where(inside, truth, black).astype(np.float32)
             images = [hr.slices((x - np.float32(black)) / np.float32(white - black), view)
-                      for x in (values, np.where(inside, truth, black).astype(np.float32))]  # fmt: skip
+                      for x in both]  # fmt: skip
             names = (
                 [f"{large}#{i}" for i in range(len(images[0]))]
                 if len(images[0]) > 1
@@ -74,7 +80,7 @@ def score_pairs(upscalers: dict[str, Upscaler], pairs, scale: int, plane: str) -
                 about = {"name": label, "subject": subject}
                 one = score(torch.from_numpy(sr.copy()), torch.from_numpy(wanted.copy()))
                 rows[name].append(about | one | {"lr_rmse": None})
-    for name, scores in rows.items():
+    for scores in rows.values():
         for row, before in zip(scores, rows["bicubic"]):
             row["gain"] = row["psnr"] - before["psnr"]
             brain = row["psnr_brain"] is not None
@@ -106,16 +112,14 @@ def on_grid_of(new: Scan, hr: Scan, path) -> np.ndarray:
     values = new.intensities()
     if new.is_picture:
         ratio = np.array(hr.stored.shape) / values.shape
+        sizes = ["x".join(map(str, shape)) for shape in (values.shape, hr.stored.shape)]
         if abs(ratio - 1).max() > 0.05:
-            raise DataError(
-                f"{path}: becomes {'x'.join(map(str, values.shape))}, its truth is "
-                f"{'x'.join(map(str, hr.stored.shape))}: not a pair of this scale (LR comes first)"
-            )
+            raise DataError(f"{path}: becomes {sizes[0]}, its truth is {sizes[1]}: not a pair of "
+                            "this scale (LR comes first)")  # fmt: skip
         if values.shape == hr.stored.shape:
             return values
         words = "its outer edges are taken to be those of its truth"
-        note(f"{path}: {'x'.join(map(str, values.shape))} for {'x'.join(map(str, hr.stored.shape))} "
-             f"pixels: {words}")  # fmt: skip
+        note(f"{path}: {' for '.join(sizes)} pixels: {words}")
         down, across = (resampling_matrix(n, m) for n, m in zip(values.shape, hr.stored.shape))
         return down @ values @ across.T
     from scipy.ndimage import map_coordinates

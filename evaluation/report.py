@@ -1,4 +1,4 @@
-"""One page of all results in a folder, for a browser: works offline, with nothing from elsewhere."""
+"""One page of all results in a folder, for a browser, that works offline."""
 
 import base64
 import html

@@ -22,8 +22,9 @@ def load_checkpoint(path) -> dict:
     """Read a checkpoint on the CPU, without running any code that it may hold.
 
     It has `arch`, `scales`, `model` (a dict of tensors), `degradation` and `trained_on`; whether
-    they fit together is for `modules.load_network` to say. Raises DataError if the file is missing,
-    damaged, of another version or no checkpoint of this project.
+    they fit together is for `modules.load_network` to say. `people`, if there is one, is a list of
+    the ids of all that this network, and those it began with, were trained or validated on. Raises
+    DataError if the file is missing, damaged, of another version or no checkpoint of this project.
     """
     path = Path(path)
     with as_data_error(path):
@@ -51,6 +52,9 @@ def load_checkpoint(path) -> dict:
     trained_on = checkpoint.get("trained_on")
     known = isinstance(trained_on, str)
     checkpoint["trained_on"] = one_line(trained_on[:200]) if known else "unknown data"
+    people = checkpoint.get("people")
+    if not isinstance(people, list) or not all(isinstance(person, str) for person in people):
+        checkpoint.pop("people", None)
     return checkpoint
 
 

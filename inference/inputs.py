@@ -8,9 +8,10 @@ from pathlib import Path
 
 from inference.sidecar import bids_name, is_of, read_record
 from scans import dicom, files
+from scans.anatomy import why_not_anatomy
 from scans.files import RESULTS
-from scans.subjects import Scan, files_below
-from utils import DataError, UsageError, note, warn
+from scans.listing import ScanFile, files_below
+from utils import DataError, UsageError, not_downloaded, note, warn
 
 ENDINGS = files.PICTURES + files.VOLUMES + files.DICOM
 
@@ -36,9 +37,9 @@ class Job:
 
     def finished(self, made: dict) -> bool:
         """Whether a result of just this is there, as its record says (`sidecar.made_from`)."""
-        beginning = glob.escape(str(self.folder / self.name.removesuffix(self.name.split("_")[-1])
-                                    if self.dataset else self.folder / f"{self.name}_"))  # fmt: skip
-        for path in glob.glob(beginning + "*.json"):
+        last = self.name.split("_")[-1]  # the suffix of a BIDS name, as in sub-01_T1w
+        beginning = self.name.removesuffix(last) if self.dataset else f"{self.name}_"
+        for path in glob.glob(glob.escape(str(self.folder / beginning)) + "*.json"):
             found = read_record(path)
             if found and is_of(found, self) and all(found.get(k) == v for k, v in made.items()):
                 results = found.get("Results") or []
@@ -88,18 +89,20 @@ def find_jobs(paths, output=None, series: str | None = None, force: bool = False
     if output and not output.exists() and files.suffix(output) in ENDINGS:
         raise UsageError(f"--output {output}: looks like a file name; name a folder")
     found, missing = {}, []
-    for text in dict.fromkeys(expanded(paths)):
+    given = dict.fromkeys(expanded(paths))
+    for text in given:
         image = Path(text)
         if not image.exists():
             missing.append(text)
             continue
-        image = image.with_suffix(".img") if files.suffix(image) == ".hdr" else image
-        for root, scan, bids in scans_below(image, series, force):
+        image = files.partner(image, ".img") if files.suffix(image) == ".hdr" else image
+        for root, scan, bids in scans_below(image, series, force, alone=len(given) == 1):
             found.setdefault((os.path.realpath(scan.path), scan.series), (image, root, scan, bids))
     for text in missing:
+        words = f"{text}: {not_downloaded(text) or 'no such file or folder'}"
         if not found:
-            raise DataError(f"{text}: no such file or folder")
-        warn(f"skipped: {text}: no such file or folder")
+            raise DataError(words)
+        warn(f"skipped: {words}")
     folders = {image for image, *_ in found.values() if image.is_dir()}
     single = len(found) == 1 and all(scan.path in folders for _, _, scan, _ in found.values())
     batch = len(found) + len(missing) != 1 or (bool(folders) and not single)
@@ -116,11 +119,22 @@ def expanded(paths) -> list[str]:
     return found
 
 
-def scans_below(image: Path, series, force: bool) -> list[tuple]:
-    """The inputs that a path stands for: [(folder to mirror, scan, BIDS data set or None)]."""
+def scans_below(image: Path, series, force: bool, alone: bool) -> list[tuple]:
+    """The inputs that a path stands for: [(folder to mirror, scan, BIDS data set or None)].
+
+    alone: the only path that is given. DataError if it is no anatomy, or holds none.
+    """
     if not image.is_dir():
-        scans = [Scan(image, "", "", "")]
         found = dicom.dicom_series([image]) if files.kind_of(image) == "dicom" else []
+        about = f"{found[0][1]} {found[0][0]}" if len(found) == 1 else ""
+        why = "" if force or series else why_not_anatomy(image, about=about)
+        if why and alone:
+            words = "not anatomy, by its name or header (--force takes it all the same)"
+            raise DataError(f"{image}: belongs to {why}, {words}")
+        if why:
+            note(f"{image}: left out: {why} (--force takes it)")
+            return []
+        scans = [ScanFile(image, "", "", "")]
         if len(found) > 1:  # echoes, phase ... in one file
             scans = [replace(scans[0], files=(image,), series=n, about=a) for n, a, *_ in found]
             scans = chosen_scans(image, scans, series) if series else scans
@@ -137,6 +151,8 @@ def scans_below(image: Path, series, force: bool) -> list[tuple]:
             scans.append(scan)
     if left:
         words = ", ".join(f"{n} {why}" for why, n in left.items())
+        if not scans and alone:
+            raise DataError(f"{image}: holds nothing but {words} (--force takes them all the same)")
         note(f"{image}: left out: {words} (--force takes them)")
     return [(image, scan, bids) for scan in scans]
 

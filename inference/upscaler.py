@@ -346,7 +346,7 @@ class Upscaler:
         return about
 
     def contradiction(self, slices: np.ndarray, scale: Scale, levels) -> str:
-        """What is found of an input, in words, where that is far from what was said of it; or ''."""
+        """What is found of an input, in words, if that is far from what was said of it; else ''."""
         known = self.given(scale)
         if known is None or self.network.estimator is None:
             return ""

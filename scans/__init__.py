@@ -1,4 +1,4 @@
-"""Files to scans with their geometry, and back; whose scan a file is."""
+"""Files to scans with their geometry, and back; what lies below a folder, and whose it is."""
 
 from pathlib import Path
 

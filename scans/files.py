@@ -28,6 +28,12 @@ def stem(path) -> str:
     return Path(path).name[: -len(suffix(path)) or None]
 
 
+def partner(path, ending: str) -> Path:
+    """The other file of an Analyze pair: X.HDR of X.IMG, x.hdr of x.img."""
+    both = (Path(path).with_suffix(end) for end in (ending, ending.upper()))
+    return next((other for other in both if other.exists()), Path(path).with_suffix(ending))
+
+
 def is_result(path: Path) -> bool:
     """Whether predict.py wrote a file: the record that lies beside each result says so."""
     name = re.sub("_(figure|error|superresError)$", "", stem(path))
@@ -60,7 +66,7 @@ def first_bytes(path) -> bytes:
     try:
         if os.path.isfile(path):
             with unpacked(path) as file:
-                return file.read(352)
+                return file.read(540)
     except Exception:  # damaged in any way: whoever reads all of it says what is wrong
         pass
     return b""

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from scans.files import open_gzip_for_writing, suffix, unpacked
+from scans.anatomy import is_label_map
+from scans.files import open_gzip_for_writing, partner, suffix, unpacked
 from scans.pictures import not_readable
 from scans.scan import Scan
 from utils import DataError, as_data_error, atomic_write, warn
@@ -30,7 +31,7 @@ def read_volume(path, force: bool = False) -> Scan:
     """Read a NIfTI, FreeSurfer (mgz) or Analyze scan; `scans.read` reads any file.
 
     Raises DataError for what cannot be read, has more than four dimensions, complex numbers or
-    colours, and without force for a scan of many volumes.
+    colours, and without force for a scan of many volumes and for a label map.
     """
     import nibabel as nib
 
@@ -40,7 +41,7 @@ def read_volume(path, force: bool = False) -> Scan:
         size = path.stat().st_size * (1032 if isinstance(stream, gzip.GzipFile) else 1)
         if suffix(path) in (".img", ".hdr"):  # two files, found by their names
             image = nib.load(path)
-            size = path.with_suffix(".img").stat().st_size
+            size = partner(path, ".img").stat().st_size
         else:
             head = stream.read(352)
             stream.seek(0)
@@ -61,6 +62,9 @@ def read_volume(path, force: bool = False) -> Scan:
             raise DataError(f"{path}: is cut short, or its header is wrong (it says {shape})")
         check_not_functional(path, shape[3] if len(shape) == 4 else 1, force)
         stored = np.asarray(proxy.get_unscaled()).reshape(shape + (1,) * (3 - len(shape)))
+        if not force and is_label_map(stored):
+            words = "holds labels (whole numbers in patches, without noise), no anatomy"
+            raise DataError(f"{path}: {words} (--force takes it all the same)")
         affine, header = image.affine, image.header
         if not isinstance(image, nib.Nifti1Pair):
             header = nifti_header(affine, 1 if isinstance(image, nib.MGHImage) else 2)

@@ -1,4 +1,4 @@
-"""On CUDA: the same results as on the CPU. Run with `python -m pytest -m cuda` where there is one."""
+"""On CUDA: the same results as on the CPU. Where there is a GPU: `python -m pytest -m cuda`."""
 
 import numpy as np
 import pytest

@@ -13,7 +13,8 @@ from PIL import Image
 
 import dataset
 from data import prepare
-from scans.subjects import find_scans, split_subjects
+from dataset import split_subjects
+from scans.listing import find_scans
 from utils import DataError, UsageError
 
 SHARED = ROOT.parent / "shared" / "data"
@@ -107,6 +108,12 @@ FILES = {
     "adni.csv": "ADNI_002_S_0{}_MR_MPR_Br_S1_I2.nii",
 }
 NUMBERS = {"oasis.csv": (1, 2, 3), "ixi.csv": ("02", 12, 13), "adni.csv": (295, 413, 999)}
+
+
+def test_two_classes_of_one_person_are_said(tmp_path, capsys):
+    (tmp_path / "a.csv").write_text("ID,CDR\nOAS1_0001_MR1,0\nOAS1_0001_MR2,0.5\nOAS1_2_MR1,1\n")
+    assert prepare.read_classes(tmp_path, "a.csv:CDR")["oas1_0001"] == "0"
+    assert "OAS1_0001_MR2 is 0 and 0.5 there; 0 counts" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("table", TABLES)
