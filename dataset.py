@@ -36,6 +36,7 @@ from utils import DataError, atomic_write, int_between, progress, warn
 
 OWN_DATA = Path(__file__).parent / "data" / "ds002748"  # what is used without --data
 CACHE_LIMIT = 20e9  # bytes; beyond it, what was not used for a week goes, oldest first
+FOREGROUND = 26  # of 255: more than a tenth of white
 SMALLEST = 8  # pixels along an edge; smaller ones are no slices
 AXES = {plane: (plane,) for plane in PLANES} | {"all": PLANES, "through": ("coronal", "sagittal")}
 DATA_OPTIONS = ("data", "subjects", "each_file_a_subject", "axis", "slices", "cache", "seed")
@@ -160,8 +161,7 @@ class Slices:
         """All slices of the volume and plane of slice i, uint8 (S, H, W), as they are stored."""
         v = self.volume[i]
         whole = self.pixels[self.start[v] : self.start[v] + self.size[v].prod()]
-        stack = np.moveaxis(whole.reshape(self.size[v]), 2 - self.plane[i], 0)
-        return stack if self.plane[i] else stack[..., ::-1]
+        return stack_along(whole.reshape(self.size[v]), self.plane[i])
 
     def spacing(self, i: int) -> tuple[float, float]:
         """How far slice i is from the next, and the width of its pixels, in mm; zeros: unknown."""
@@ -187,6 +187,18 @@ class Slices:
             for g in sorted(set(self.group) - {""})
         ]
         return words + (f" ({', '.join(parts)})" if parts else "")
+
+
+def stack_along(pixels: np.ndarray, plane: int) -> np.ndarray:
+    """The slices (S, H, W) of a plane of a volume as `Slices` stores it, as a view."""
+    stack = np.moveaxis(pixels, 2 - plane, 0)
+    return stack if plane else stack[..., ::-1]
+
+
+def number_of(place, plane, first):
+    """The number of a slice in its file, along the axis that runs right, front or up. first: that
+    of the first slice as it is stored; -1 of a picture."""
+    return np.where(plane == 0, first + place, first - place)
 
 
 def read_scan_file(scan: Scan) -> dict:
@@ -232,7 +244,7 @@ def about_volume(pixels: np.ndarray, mm, first, whole=(1, 1, 1)) -> dict:
     first: the numbers of the first slices along the axes. whole: how many times as long as `pixels`
     the field of view was along them; of a small head in a large one, its share of `pixels` counts.
     """
-    foreground, usable = pixels >= 26, []
+    foreground, usable = pixels >= FOREGROUND, []
     for axis in range(3):
         sides = [k for k in range(3) if k != axis]
         share = foreground.mean(axis=tuple(sides))
@@ -352,7 +364,7 @@ def slices_of_index(index: dict, pixels_file: Path, scans, root, axis: str, coun
         raise DataError(f"{root}: no slice of the wanted plane could be read")
     volume, plane, place = (index[name][chosen] for name in ("volume", "plane", "place"))
     first, owner = index["first"][volume, plane], index["owner"][volume]
-    numbers = np.where(plane == 0, first + place, first - place)
+    numbers = number_of(place, plane, first)
     files = [Path(os.path.relpath(scan.path, root)).as_posix() for scan in scans]
     names = [files[i] + (f"#{n}" if n >= 0 else "") for i, n in zip(owner, numbers)]
     who = np.array([(scan.subject, scan.group) for scan in scans])[owner]
