@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from dataset import FOREGROUND, add_data_arguments, number_of, read_volume, spread_evenly, stack_along
+import dataset
 from scans import PLANES
 from scans.files import PICTURES, natural, suffix
 from scans.subjects import KNOWN, Scan, read_table, split_subjects, training_scans
@@ -109,7 +109,7 @@ def main(argv=None):
     add("--classes", metavar="FILE:COLUMN", help="table of the subjects, as participants.tsv:group")
     add("--test", type=float, default=0.15, help="share of the subjects to test on; 0: none")
     add("--workers", type=int_between(1, 64), default=2, help="threads that read and write")
-    add_data_arguments(add, slices=20, axes=PLANES, cache=False)
+    dataset.add_data_arguments(add, slices=20, axes=PLANES, cache=False)
     args = parser.parse_args(argv)
     source, out = Path(args.source), Path(args.out)
     if not 0 <= args.test < 1:
@@ -157,18 +157,22 @@ def volume_slices(scan: Scan, plane: int, count: int, size=None) -> list[tuple]:
     plane: of PLANES. size (H, W): they are cut and padded with black about the middle of the box of
     the volume's foreground; None: that box and 8 voxels around it. Raises DataError.
     """
-    found = read_volume(scan)
-    stack, places = stack_along(found["pixels"], plane), spread_evenly(found["usable"][plane], count)
+    found = dataset.read_volume(scan)
+    stack = dataset.stack_along(found["pixels"], plane)
+    places = dataset.spread_evenly(found["usable"][plane], count)
     if not len(places):
         raise DataError(f"{scan.path}: no {PLANES[plane]} slice with enough foreground")
     if size:
-        ends = [np.flatnonzero((stack >= FOREGROUND).any((0, 2 - k)))[[0, -1]] for k in (0, 1)]
+        ends = [
+            np.flatnonzero((stack >= dataset.FOREGROUND).any((0, 2 - k)))[[0, -1]] for k in (0, 1)
+        ]
         starts = [int(a + b) // 2 - want // 2 for (a, b), want in zip(ends, size)]
         inside = tuple(slice(max(0, a), max(0, a + want)) for a, want in zip(starts, size))
         outside = [(max(0, -a), max(0, a + want - n))
                    for a, want, n in zip(starts, size, stack.shape[1:])]  # fmt: skip
         stack = np.pad(stack[(slice(None), *inside)], [(0, 0), *outside])
-    return [(number_of(place, plane, found["first"][plane]), stack[place]) for place in places]
+    first = found["first"][plane]
+    return [(dataset.number_of(place, plane, first), stack[place]) for place in places]
 
 
 def write_slices(args, scans: list[Scan], split: dict, progress) -> tuple[Counter, int]:

@@ -116,7 +116,7 @@ def test_all_files_of_a_scan_count(tmp_path):
 
 
 def test_what_is_old_and_unused_goes_beyond_the_limit(few, monkeypatch):
-    folder, pixels = few
+    folder, _ = few
     files = {}
 
     def entry(of):

@@ -25,7 +25,8 @@ def test_a_description_says_what_is_left_of_waves_and_where_the_samples_lie(name
             lr = degrade(hr, name, (4, 2), rounded=False)[0, 0]
             lr = 2 * (lr[:, 5] if axis == 0 else lr[5])[8:40].double() - 1
             turns = torch.exp(-2j * np.pi * f * torch.arange(8.0, 40.0))
-            assert 2 * float((lr * turns).mean().abs()) == pytest.approx(abs(float(own[i])), abs=0.02)
+            left = 2 * float((lr * turns).mean().abs())
+            assert left == pytest.approx(abs(float(own[i])), abs=0.02)
         shift = {"decimate": -8 * (s - 1) / 2 / s}.get(name, 0)  # eighths of a LR pixel
         assert float(own[len(FREQUENCIES)]) == pytest.approx(shift, abs=0.02)
 
