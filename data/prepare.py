@@ -163,9 +163,8 @@ def volume_slices(scan: Scan, plane: int, count: int, size=None) -> list[tuple]:
     if not len(places):
         raise DataError(f"{scan.path}: no {PLANES[plane]} slice with enough foreground")
     if size:
-        ends = [
-            np.flatnonzero((stack >= dataset.FOREGROUND).any((0, 2 - k)))[[0, -1]] for k in (0, 1)
-        ]
+        head = (stack >= dataset.FOREGROUND).any(0)
+        ends = [np.flatnonzero(head.any(1 - k))[[0, -1]] for k in (0, 1)]
         starts = [int(a + b) // 2 - want // 2 for (a, b), want in zip(ends, size)]
         inside = tuple(slice(max(0, a), max(0, a + want)) for a, want in zip(starts, size))
         outside = [(max(0, -a), max(0, a + want - n))
