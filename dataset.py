@@ -36,6 +36,7 @@ DAY = 86400  # seconds
 LOOKED_AT = 20  # axial slices of a volume, evenly spread, that are looked at for copies
 SETTLED = 3  # seconds after which a file that is written again has another time of change
 UNKNOWN = "?"  # the subject of slices of which nobody knows whose they are
+FOREGROUND = 26  # of 255: more than a tenth of white
 SMALLEST = 8  # pixels along an edge; smaller ones are no slices
 AXES = {plane: (plane,) for plane in PLANES} | {"all": PLANES, "through": ("coronal", "sagittal")}
 DATA_OPTIONS = ("data", "subjects", "each_file_a_subject", "axis", "slices", "cache", "seed")
@@ -254,8 +255,7 @@ class Slices:
         """All slices of the volume and plane of slice i, uint8 (S, H, W), as they are stored."""
         v = self.volume[i]
         whole = self.pixels[self.start[v] : self.start[v] + self.size[v].prod()]
-        stack = np.moveaxis(whole.reshape(self.size[v]), 2 - self.plane[i], 0)
-        return stack if self.plane[i] else stack[..., ::-1]
+        return stack_along(whole.reshape(self.size[v]), self.plane[i])
 
     def spacing(self, i: int) -> tuple[float, float]:
         """How far slice i is from the next, and the width of its pixels, in mm; zeros: unknown."""
@@ -286,6 +286,18 @@ def subjects_in_words(subjects) -> str:
     """How many subjects there are: `3 subjects`."""
     n = len(set(subjects))
     return "unknown subjects" if UNKNOWN in subjects else f"{n} subject{'s' * (n != 1)}"
+
+
+def stack_along(pixels: np.ndarray, plane: int) -> np.ndarray:
+    """The slices (S, H, W) of a plane of a volume as `Slices` stores it, as a view."""
+    stack = np.moveaxis(pixels, 2 - plane, 0)
+    return stack if plane else stack[..., ::-1]
+
+
+def number_of(place, plane, first):
+    """The number of a slice in its file, along the axis that runs right, front or up. first: that
+    of the first slice as it is stored; -1 of a picture."""
+    return np.where(plane == 0, first + place, first - place)
 
 
 def read_scan_file(scan: ScanFile) -> dict:
@@ -331,7 +343,7 @@ def about_volume(pixels: np.ndarray, mm, first, whole=(1, 1, 1)) -> dict:
     first: the numbers of the first slices along the axes. whole: how many times as long as `pixels`
     the field of view was along them; of a small head in a large one, its share of `pixels` counts.
     """
-    foreground, usable = pixels >= 26, []
+    foreground, usable = pixels >= FOREGROUND, []
     for axis in range(3):
         sides = [k for k in range(3) if k != axis]
         share = foreground.mean(axis=tuple(sides))
@@ -476,7 +488,7 @@ def slices_of_index(index: dict, pixels_file: Path, scans, root, axis: str, coun
         raise DataError(f"{root}: no slice of the wanted plane could be read")
     volume, plane, place = (index[name][chosen] for name in ("volume", "plane", "place"))
     first, owner = index["first"][volume, plane], index["owner"][volume]
-    numbers = np.where(plane == 0, first + place, first - place)
+    numbers = number_of(place, plane, first)
     files = [Path(os.path.relpath(scan.path, root)).as_posix() for scan in scans]
     names = [files[i] + (f"#{n}" if n >= 0 else "") for i, n in zip(owner, numbers)]
     who = np.array([(scan.subject, scan.group) for scan in scans])[owner]

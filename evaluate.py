@@ -54,7 +54,7 @@ def parser_of() -> Parser:
     add = parser.add_argument
     add("weights", nargs="*", help="weights to compare  (default: weights/brain.pt)")
     add("--scale", type=parse_scale,
-        help="2, 3, 4; through thick slices 2x1 to 6x1  (default: 4, or what they have)")  # fmt: skip
+        help="2, 3, 4; through thick slices 2x1 ... 6x1  (default: 4 if they can)")  # fmt: skip
     add("--data", help="folder of pictures or volumes  (default: that of the weights' run, else "
         "data/ds002748)")  # fmt: skip
     add("--pairs", nargs=2, metavar=("LR", "HR"),

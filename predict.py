@@ -54,7 +54,7 @@ def arguments(argv=None):
     add("--error-map", "--uncertainty", action="store_true",
         help="write a map of the expected error of each pixel, too")  # fmt: skip
     add("--report", action="store_true",
-        help="also write report.html, a page of all results, those that need a look first")  # fmt: skip
+        help="also write report.html, a page of all results, the doubtful ones first")  # fmt: skip
     add("--json", action="store_true", help="print nothing but a line of JSON for each result")
     add("--series", metavar="N", help="DICOM series to take, by its number")
     add("--force", action="store_true",

@@ -15,7 +15,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dataset import add_data_arguments, split_subjects, volume_slices
+import numpy as np
+
+import dataset
 from scans import PLANES
 from scans.files import PICTURES, natural, suffix
 from scans.listing import ScanFile, training_scans
@@ -98,10 +100,9 @@ def main(argv=None):
     add("out", metavar="OUT", help="new folder for {train,test}/{class}/<subject>_<slice>.png")
     add("--size", type=height_width, metavar="HxW", help="cut and pad the slices, as 240x256")
     add("--classes", metavar="FILE:COLUMN", help="table of the subjects, as participants.tsv:group")
-    add("--bits", type=int, default=8, choices=(8, 16), help="of the pictures")
     add("--test", type=float, default=0.15, help="share of the subjects to test on; 0: none")
     add("--workers", type=int_between(1, 64), default=2, help="threads that read and write")
-    add_data_arguments(add, slices=20, axes=PLANES, cache=False)
+    dataset.add_data_arguments(add, slices=20, axes=PLANES, cache=False)
     args = parser.parse_args(argv)
     source, out = Path(args.source), Path(args.out)
     if not 0 <= args.test < 1:
@@ -117,7 +118,7 @@ def main(argv=None):
         raise DataError(doubt)
     if args.classes:
         scans = with_classes(scans, read_classes(source, args.classes), args.classes)
-    split = split_subjects(scans, args.seed, validate=0, test=args.test)
+    split = dataset.split_subjects(scans, args.seed, validate=0, test=args.test)
     counts, bad = write_slices(
         args, scans, split, lambda x: progress(x, total=len(scans), unit="scan")
     )
@@ -143,6 +144,29 @@ def with_classes(scans: list[ScanFile], classes: dict, spec: str) -> list[ScanFi
     return scans
 
 
+def volume_slices(scan: ScanFile, plane: int, count: int, size=None) -> list[tuple]:
+    """Usable slices of a volume, `count` evenly spaced or all (0): [(number, uint8 (H, W))].
+
+    plane: of PLANES. size (H, W): they are cut and padded with black about the middle of the box of
+    the volume's foreground; None: that box and 8 voxels around it. Raises DataError.
+    """
+    found = dataset.read_volume(scan)
+    stack = dataset.stack_along(found["pixels"], plane)
+    places = dataset.spread_evenly(found["usable"][plane], count)
+    if not len(places):
+        raise DataError(f"{scan.path}: no {PLANES[plane]} slice with enough foreground")
+    if size:
+        head = (stack >= dataset.FOREGROUND).any(0)
+        ends = [np.flatnonzero(head.any(1 - k))[[0, -1]] for k in (0, 1)]
+        starts = [int(a + b) // 2 - want // 2 for (a, b), want in zip(ends, size)]
+        inside = tuple(slice(max(0, a), max(0, a + want)) for a, want in zip(starts, size))
+        outside = [(max(0, -a), max(0, a + want - n))
+                   for a, want, n in zip(starts, size, stack.shape[1:])]  # fmt: skip
+        stack = np.pad(stack[(slice(None), *inside)], [(0, 0), *outside])
+    first = found["first"][plane]
+    return [(dataset.number_of(place, plane, first), stack[place]) for place in places]
+
+
 def write_slices(args, scans: list[ScanFile], split: dict, progress) -> tuple[Counter, int]:
     """Write the slices of all scans: their number by (part, class), and of scans left out."""
     from PIL import Image
@@ -152,11 +176,7 @@ def write_slices(args, scans: list[ScanFile], split: dict, progress) -> tuple[Co
         scan, name = job
         folder = Path(args.out, split[scan.subject], re.sub(r"[^\w.-]", "_", scan.group).strip("."))
         try:
-            slices = volume_slices(
-                *(scan.path, args.axis, args.slices, scan.files, scan.series),
-                size=args.size,
-                levels=2**args.bits - 1,
-            )
+            slices = volume_slices(scan, PLANES.index(args.axis), args.slices, args.size)
             folder.mkdir(parents=True, exist_ok=True)
             for number, pixels in slices:
                 with atomic_write(folder / f"{name}_{number:03d}.png") as file:

@@ -15,15 +15,19 @@ def intensity_range(data: np.ndarray) -> tuple[float, float]:
     others, have no say. NaN and infinity count as not there.
     """
     sample = data.ravel(order="K")[:: max(1, data.size // SAMPLE)].astype(np.float64)
-    sample = without_padding(np.sort(sample[np.isfinite(sample)]))
+    whole = np.sort(sample[np.isfinite(sample)])
+    sample = without_padding(whole)
     if not sample.size:
         return 0.0, 1.0
     floor, top = np.percentile(sample, (0.1, 99.95))
     background = np.searchsorted(sample, floor + 0.1 * (top - floor), "right") / sample.size
     raised = floor > RAISED * top and background > 0.1
     black = float(floor) if floor < 0 or raised else 0.0
-    # Not of the sample: a scan of one more slice has the same white.
-    values = data[(data >= sample[0]) & (data <= sample[-1])]
+    # Not of the sample: a scan of one more slice, or turned round, has the same white.
+    limits = np.finfo(np.float32)
+    low = sample[0] if sample[0] > whole[0] else limits.min
+    high = sample[-1] if sample[-1] < whole[-1] else limits.max
+    values = data[(data >= low) & (data <= high)]
     bright = values[values > np.clip(values, black, top).mean(dtype=np.float64)]
     white = float(np.percentile(bright, 99.8)) if bright.size else black
     return black, white if white > black else black + 1.0

@@ -52,7 +52,7 @@ class Step:
 
     def eager(self, batch) -> torch.Tensor:
         """The step, operation by operation."""
-        torch.backends.cudnn.benchmark = self.graphs is not None  # batches of a scale are of one size
+        torch.backends.cudnn.benchmark = self.graphs is not None  # sizes stay the same
         losses = self.losses_of_step(batch)
         torch.backends.cudnn.benchmark = False  # validation has slices of all sizes
         return losses

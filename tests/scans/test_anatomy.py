@@ -127,7 +127,7 @@ def test_a_dicom_series_of_phase_or_of_ct_is_no_anatomy(tmp_path):
 
 def test_alone_it_is_refused_unless_forced_among_others_left_out(tmp_path, cli, bicubic):
     def call(*arguments):
-        return cli(predict.main, "--checkpoint", bicubic, "--no-figure", *arguments)
+        return cli(predict.main, "--weights", bicubic, "--no-figure", "--scale", 4, *arguments)
 
     phase = save_volume(tmp_path / "s1_gre_e2_ph.nii", blob((8, 8, 3)))
     head = save_volume(tmp_path / "s1_T1.nii", blob((8, 8, 3)))
