@@ -103,7 +103,7 @@ def is_stripped(scan) -> bool | None:
         return None
     empty = float((scan.stored == 0).mean())
     litres = (1 - empty) * math.prod(extent) / 1e6
-    return empty > 0.5 and litres < 2
+    return bool(empty > 0.5 and litres < 2)
 
 
 def source_of(job) -> str:

@@ -32,6 +32,7 @@ from utils import UsageError, bf16_works, pick_device, progress
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 DEFAULT = WEIGHTS / "brain.pt"
+FAR = 0.1  # of white: below black by more, or above white by ten times that, nothing is a scan's
 
 
 @dataclass
@@ -133,9 +134,13 @@ class Upscaler:
         known = self.given(scale)
         truth = None if known is None else describe_degradation(known, scale).to(self.device)
         lr = torch.from_numpy(normalised(slices, levels)[0])[:, None]
-        with torch.inference_mode():
-            some = lr.split(tiling.slices_at_a_time(*lr.shape[-2:], self.device))
-            return torch.cat([self.network.describe(x.to(self.device), truth) for x in some])
+
+        @torch.inference_mode()
+        def work(some):
+            return self.network.describe(some.to(self.device), truth)
+
+        some = lr.split(tiling.slices_at_a_time(*lr.shape[-2:], self.device))
+        return torch.cat(list(tiling.in_parallel(work, some, self.device)))
 
     def describe(self, slices: np.ndarray, scale: Scale, levels=(0.0, 1.0)) -> torch.Tensor:
         """How the slices (S, H, W) of a scan were made: (1, FOUND), the mean over its middle."""
@@ -231,8 +236,8 @@ class Upscaler:
         for numbers in sizes.values():
             data = [pictures[i].intensities() for i in numbers]
             levels = [pictures[i].black_and_white(x) for i, x in zip(numbers, data)]
-            shown = [normalised(x, span) for x, span in zip(data, levels)]
-            stack = np.stack([inside for inside, _ in shown])
+            shown = [normalised(x[None], span) for x, span in zip(data, levels)]
+            stack = np.concatenate([inside for inside, _ in shown])
             found, outs = self.describe_each(stack, scale), {}
             for part in self.parts(stack, scale, found):
                 for k in range(part.slices.start, part.slices.stop):
@@ -255,7 +260,7 @@ class Upscaler:
         """Put slice k of a part into an enlarged picture, as the picture stores its values."""
         values, (black, white) = part.values[k], levels
         if beyond is not None:
-            values = values + interpolated(beyond[None], scale)[0][part.rows]
+            values = values + interpolated(beyond, scale)[0][part.rows]
         values = values * np.float32(white - black) + np.float32(black)
         out[0][part.rows] = picture.to_stored(values, out[0].dtype)
         if out[1] is not None:
@@ -358,15 +363,25 @@ class Upscaler:
 
 
 def normalised(values: np.ndarray, levels) -> tuple[np.ndarray, np.ndarray | None]:
-    """Values with black as 0 and white as 1, cut off there, float32; and what was cut off, or None
-    if nothing was."""
+    """Slices (n, h, w) with black as 0 and white as 1, cut off there, float32; and what was cut
+    off, or None if nothing was. Single pixels far beyond are shown as their neighbours are: a white
+    dot on black says of noise and blur what is not so."""
     black, white = levels
     values = np.ascontiguousarray(values, np.float32)
     if (black, white) != (0.0, 1.0):
         values = (values - np.float32(black)) / np.float32(white - black)
     inside = np.clip(values, 0, 1)
     beyond = values - inside
-    return inside, beyond if beyond.any() else None
+    far = (beyond < -FAR) | (beyond > 10 * FAR)
+    if not far.any():
+        return inside, beyond if beyond.any() else None
+    around, ordinary = (
+        np.lib.stride_tricks.sliding_window_view(np.pad(x, ((0, 0), (1, 1), (1, 1))), (3, 3), (1, 2))
+        for x in (inside * ~far, ~far)
+    )
+    alone = np.nonzero(far & (ordinary.sum((3, 4)) > 4))
+    inside[alone] = around[alone].sum((1, 2)) / ordinary[alone].sum((1, 2))
+    return inside, values - inside
 
 
 def interpolated(slices: np.ndarray, scale: Scale) -> np.ndarray:
