@@ -395,7 +395,7 @@ def fingerprint(scans: list[ScanFile], root, cache=None, remember=True) -> str:
     """
     about = b"cache 7"
     files = list(dict.fromkeys(path for scan in scans for path in scan.files or (scan.path,)))
-    files += [partner(path, ".hdr") for path in files if suffix(path) == ".img"]
+    files += [partner(path, ".hdr") for path in files if suffix(path) in (".img", ".img.gz")]
     places = [os.fsencode(Path(os.path.relpath(path, root)).as_posix()) for path in files]
 
     def digest(signatures) -> str:

@@ -95,7 +95,7 @@ def find_jobs(paths, output=None, series: str | None = None, force: bool = False
         if not image.exists():
             missing.append(text)
             continue
-        image = files.partner(image, ".img") if files.suffix(image) == ".hdr" else image
+        image = files.partner(image, ".img") if files.suffix(image)[:4] == ".hdr" else image
         for root, scan, bids in scans_below(image, series, force, alone=len(given) == 1):
             found.setdefault((os.path.realpath(scan.path), scan.series), (image, root, scan, bids))
     for text in missing:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from inference.error_map import INTERVAL
+from scans.files import partner, suffix
 from utils import atomic_write, name_of_program, version, write_json
 
 ERROR = "_error"  # what the labels of error maps end in
@@ -34,12 +35,8 @@ weights_digest = lru_cache(maxsize=16)(digest_of)  # the same weights for thousa
 def input_digest(source: Path, files=()) -> str:
     """The SHA-256 of an input; of a DICOM series that of its files' digests, in order of names; of
     an Analyze pair of both files'."""
-    if not files and source.suffix.lower() == ".img":
-        files = [
-            p
-            for p in source.parent.glob(f"{source.stem}.*")
-            if p.suffix.lower() in (".img", ".hdr")
-        ]
+    if not files and suffix(source)[:4] == ".img":
+        files = [source, partner(source, ".hdr")]
     if not files:
         return digest_of(source)
     digests = [digest_of(file) for file in sorted(files)]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 
 import modules
 from degradation import (
@@ -376,7 +377,7 @@ def normalised(values: np.ndarray, levels) -> tuple[np.ndarray, np.ndarray | Non
     if not far.any():
         return inside, beyond if beyond.any() else None
     around, ordinary = (
-        np.lib.stride_tricks.sliding_window_view(np.pad(x, ((0, 0), (1, 1), (1, 1))), (3, 3), (1, 2))
+        sliding_window_view(np.pad(x, ((0, 0), (1, 1), (1, 1))), (3, 3), (1, 2))
         for x in (inside * ~far, ~far)
     )
     alone = np.nonzero(far & (ordinary.sum((3, 4)) > 4))

@@ -106,7 +106,7 @@ def kind_by_tags(tags: dict) -> str:
 
 def kind_by_intent(path: Path) -> str:
     """What the intent code in a NIfTI header says that is no anatomy; '' if it says nothing."""
-    head = first_bytes(partner(path, ".hdr") if suffix(path) == ".img" else path)
+    head = first_bytes(partner(path, ".hdr") if suffix(path)[:4] == ".img" else path)
     order = "little" if head[:1] in (b"\x5c", b"\x1c") else "big"  # the header's size, 348 or 540
     code = 0
     if head[344:347] in (b"n+1", b"ni1"):

@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-VOLUMES = (".nii", ".nii.gz", ".mgz", ".mgh", ".img")
+VOLUMES = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".img.gz")
 DICOM = (".dcm", ".dicom", ".ima")
 RESULTS = "results of predict.py"
-UNREAD = (".gif", ".webp", ".jp2", ".heic", ".nrrd", ".mha", ".mnc", ".zip", ".bz2")  # but known
+# Known, but not read.
+UNREAD = (".gif", ".webp", ".jp2", ".heic", ".avif", ".nrrd", ".mha", ".mnc", ".zip", ".bz2")
 
 
 def natural(text) -> list:
@@ -19,8 +20,9 @@ def natural(text) -> list:
 
 def suffix(path) -> str:
     """The file's ending in lower case, with both parts of `.nii.gz`."""
-    name = Path(path).name.lower()
-    return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
+    endings = Path(Path(path).name.lower()).suffixes[-2:]
+    both = "".join(endings)
+    return both if both in (".nii.gz", ".img.gz", ".hdr.gz") else "".join(endings[-1:])
 
 
 def stem(path) -> str:
@@ -30,8 +32,9 @@ def stem(path) -> str:
 
 def partner(path, ending: str) -> Path:
     """The other file of an Analyze pair: X.HDR of X.IMG, x.hdr of x.img."""
-    both = (Path(path).with_suffix(end) for end in (ending, ending.upper()))
-    return next((other for other in both if other.exists()), Path(path).with_suffix(ending))
+    names = [stem(path) + end for end in (ending, ending.upper(), f"{ending}.gz")]
+    there = [other for name in names if (other := Path(path).with_name(name)).exists()]
+    return there[0] if there else Path(path).with_name(names[0])
 
 
 def is_result(path: Path) -> bool:
@@ -57,7 +60,7 @@ def kind_of(path) -> str:
         return "volume"
     if head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM")):
         return "picture"
-    kinds = {"picture": PICTURES, "volume": (*VOLUMES, ".hdr"), "dicom": DICOM}
+    kinds = {"picture": PICTURES, "volume": (*VOLUMES, ".hdr", ".hdr.gz"), "dicom": DICOM}
     return next((kind for kind, endings in kinds.items() if suffix(path) in endings), "")
 
 

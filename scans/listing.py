@@ -85,7 +85,7 @@ def files_below(root: Path) -> tuple[list[ScanFile], list[Name]]:
             kind = "" if usual else kind_of(path)
             if kind == "dicom":
                 dicom.append(path)
-            elif usual or (kind == "volume" and suffix(path) != ".hdr"):
+            elif usual or (kind == "volume" and suffix(path)[:4] != ".hdr"):
                 why = RESULTS if is_result(path) else why_not_anatomy(path, inner)
                 scans.append(ScanFile(path, "", group, split, left_out=why))
                 names.append(Name(inner, stem(path), suffix(path) in PICTURES))

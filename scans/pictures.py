@@ -21,6 +21,7 @@ ADVICE = {
     b"BZh": "is packed by bzip2; unpack it first (bunzip2), or pack it with gzip",
     b"\xfd7zXZ": "is packed by xz; unpack it first (unxz), or pack it with gzip",
     b"%PDF": "is a PDF document; save the picture in it as PNG first",
+    b"GIF8": "is a GIF picture; save it as PNG first",
     b"RIFF": "is a WebP picture or a film; save it as PNG first",
     b"NRRD": "is an NRRD volume; convert it to NIfTI first (3D Slicer)",
     b"ObjectType": "is a MetaImage volume; convert it to NIfTI first (3D Slicer)",
@@ -36,6 +37,8 @@ def not_readable(path, head: bytes, otherwise: str) -> DataError:
     """The error for a file of another format, with advice where its first bytes are known."""
     if head[257:262] == b"ustar":
         return DataError(f"{path}: is a tar archive; unpack it first")
+    if head[4:8] == b"ftyp":
+        return DataError(f"{path}: is a HEIC or AVIF picture, or a film; save it as PNG first")
     words = next((text for start, text in ADVICE.items() if head.startswith(start)), otherwise)
     return DataError(f"{path}: {words}")
 
@@ -64,7 +67,7 @@ def picture_values(path: Path) -> np.ndarray:
 
     with open(path, "rb") as stream:  # of a path, Pillow makes a map, and turns some TIFFs wrongly
         try:
-            image = Image.open(stream, formats=("PNG", "JPEG", "TIFF", "BMP", "GIF"))
+            image = Image.open(stream, formats=("PNG", "JPEG", "TIFF", "BMP"))
         except (UnidentifiedImageError, Image.DecompressionBombError):
             stream.seek(0)
             head = stream.read(352)
@@ -74,7 +77,8 @@ def picture_values(path: Path) -> np.ndarray:
             raise not_readable(path, head, words) from None
         if image.width * image.height > MAX_PIXELS:
             raise DataError(f"{path}: {image.width}x{image.height} pixels is too large")
-        if getattr(image, "n_frames", 1) > 1:
+        # Phones put a second, smaller picture behind the first of a JPEG.
+        if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
             raise DataError(f"{path}: holds {image.n_frames} frames; save one slice a file")
         tags = image.tag_v2 if image.format == "TIFF" else {}
         bits, signed = tags.get(258, [8])[0], tags.get(339, [1])[0] == 2

@@ -8,10 +8,13 @@ import numpy as np
 from scans.anatomy import is_label_map
 from scans.files import open_gzip_for_writing, partner, suffix, unpacked
 from scans.pictures import not_readable
-from scans.scan import Scan
+from scans.scan import PLANES, Scan
 from utils import DataError, as_data_error, atomic_write, warn
 
 MANY_VOLUMES = 16  # a scan of more volumes is taken for fMRI or diffusion
+MM = {1: 1000.0, 3: 0.001}  # of a header's unit of length: metres, micrometres
+# The RAS axes along rows, columns and slices, by the orientation byte of an Analyze header.
+ANALYZE = {1: (0, 2, 1), 2: (1, 2, 0), 4: (0, 2, 1), 5: (1, 2, 0)}
 
 
 def write_volume(path, scan: Scan) -> Path:
@@ -39,9 +42,10 @@ def read_volume(path, force: bool = False) -> Scan:
     nib.imageglobals.logger.setLevel("CRITICAL")  # what cannot be read is said once, by us
     with as_data_error(path), unpacked(path) as stream:
         size = path.stat().st_size * (1032 if isinstance(stream, gzip.GzipFile) else 1)
-        if suffix(path) in (".img", ".hdr"):  # two files, found by their names
+        if suffix(path)[:4] in (".img", ".hdr"):  # two files, found by their names
             image = nib.load(path)
-            size = partner(path, ".img").stat().st_size
+            pixels = partner(path, ".img")
+            size = pixels.stat().st_size * (1032 if pixels.suffix.lower() == ".gz" else 1)
         else:
             head = stream.read(352)
             stream.seek(0)
@@ -52,6 +56,10 @@ def read_volume(path, force: bool = False) -> Scan:
                 raise not_readable(path, head, "not a volume that can be read (nii, mgz, img, dcm)")
             image = kind.from_file_map(kind.make_file_map({"image": stream}))
         shape, dtype, proxy = image.shape, image.get_data_dtype(), image.dataobj
+        least = image.header.single_vox_offset if getattr(image.header, "is_single", 0) else 0
+        if proxy.offset < least:  # 0: behind the header
+            about = (shape, dtype, least, proxy.slope, proxy.inter)
+            proxy = nib.arrayproxy.ArrayProxy(stream, about)
         while len(shape) > 3 and shape[-1] == 1:
             shape = shape[:-1]
         if len(shape) not in (2, 3, 4) or min(shape) < 1:
@@ -65,13 +73,38 @@ def read_volume(path, force: bool = False) -> Scan:
         if not force and is_label_map(stored):
             words = "holds labels (whole numbers in patches, without noise), no anatomy"
             raise DataError(f"{path}: {words} (--force takes it all the same)")
-        affine, header = image.affine, image.header
-        if not isinstance(image, nib.Nifti1Pair):
-            header = nifti_header(affine, 1 if isinstance(image, nib.MGHImage) else 2)
+        affine, header = place_of(path, image)
         if not is_usable(affine):
             warn(f"{path}: has no usable position and voxel size; 1 mm is assumed")
             affine, header = np.eye(4), nifti_header(np.eye(4), 0)
         return Scan(path, stored, float(proxy.slope), float(proxy.inter), affine, header)
+
+
+def place_of(path, image):
+    """(affine in mm, NIfTI header) of an image of nibabel."""
+    import nibabel as nib
+
+    affine, header = image.affine, image.header
+    if isinstance(image, nib.MGHImage):
+        return affine, nifti_header(affine, 1)
+    if not isinstance(image, nib.Nifti1Pair):  # Analyze
+        byte = header["orient"].item() if "orient" in header else b""
+        axes = ANALYZE.get(ord(byte or b"\0"))
+        if axes and np.count_nonzero(affine[:3, :3]) == 3:  # else SPM's .mat file says it
+            turned = np.zeros((4, 4))
+            turned[axes, range(3)] = np.abs(np.diag(affine)[:3])
+            turned[0] *= -1  # as in all Analyze files: from right to left
+            turned[:3, 3] = turned[:3, :3] @ (1 - np.array(image.shape[:3])) / 2
+            turned[3, 3], affine = 1, turned
+            warn(f"{path}: its Analyze header says that the slices are {PLANES[axes[2]]}; which "
+                 "side is left is a guess")  # fmt: skip
+        return affine, nifti_header(affine, 2)
+    if not is_usable(affine) and int(header["sform_code"]) and int(header["qform_code"]):
+        header = header.copy()
+        header["sform_code"] = 0
+        affine = header.get_best_affine()
+    unit = MM.get(int(header["xyzt_units"]) & 7, 1.0)
+    return np.diag((unit, unit, unit, 1.0)) @ affine, header
 
 
 def check_not_functional(path, volumes: int, force: bool) -> None:
