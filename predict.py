@@ -53,6 +53,8 @@ def arguments(argv=None):
     add("--figure", action=optional, help="side-by-side figure  (default: for a single input)")
     add("--error-map", "--uncertainty", action="store_true",
         help="write a map of the expected error of each pixel, too")  # fmt: skip
+    add("--labels", metavar="FILE",
+        help="a label map of the scan, brought onto the result's grid: nothing between labels")  # fmt: skip
     add("--report", action="store_true",
         help="also write report.html, a page of all results, the doubtful ones first")  # fmt: skip
     add("--json", action="store_true", help="print nothing but a line of JSON for each result")
@@ -123,6 +125,8 @@ def check(args, parser) -> None:
         parser.error(
             "--simulate is for slices; evaluate.py --scale 4x1 scores what thick ones give"
         )
+    if args.labels and args.simulate:
+        parser.error("--labels: a simulation leaves no scan that they could lie on")
     utils.QUIET = utils.QUIET or args.json
 
 
@@ -203,8 +207,8 @@ def open_input(task: Task, upscaler, args) -> Task:
     return task
 
 
-def write_result(task: Task, upscaler, new, errors, figure: bool) -> tuple[list[Path], dict]:
-    """Write an enlarged scan, its error map, figure and record: (files, record)."""
+def write_result(task: Task, upscaler, new, errors, figure, labels=None) -> tuple[list[Path], dict]:
+    """Write an enlarged scan, its error map, figure, label map and record: (files, record)."""
     import scans
     from evaluation.before_after import draw
     from inference.sidecar import ERROR, record, write_description
@@ -220,6 +224,8 @@ def write_result(task: Task, upscaler, new, errors, figure: bool) -> tuple[list[
             draw(job.file(label, "_figure.png"), task.scan, new, task.plan, errors)
             paths.append(job.file(label, "_figure.png"))
         results = [scans.write(new, job.file(label, ""))]
+        if labels:
+            results.append(write_labels(labels, task, new))
         if errors is not None:
             results.append(scans.write(errors, job.file(label + ERROR, "")))
     about = record(job, upscaler, task.scan, new, errors, task.made, task.warnings)
@@ -229,6 +235,26 @@ def write_result(task: Task, upscaler, new, errors, figure: bool) -> tuple[list[
         words = "Expected absolute error: " + about["Description"]
         write_json(job.file(label + ERROR, ".json"), about | {"Description": words})
     return paths, about
+
+
+def write_labels(path, task: Task, new) -> Path:
+    """Bring the label map of a scan onto the grid of its result: each voxel gets the label of the
+    one it lies in. Raises DataError if it has another grid than the scan."""
+    import numpy as np
+
+    import scans
+    from scans.files import stem
+
+    old, labels = task.scan, scans.read(path, force=True)
+    same = not labels.is_picture and labels.stored.shape[:3] == old.stored.shape[:3]
+    if not same or not np.allclose(labels.affine, old.affine, atol=0.01):
+        raise DataError(f"{path}: lies on another grid than {old.path}")
+    nearest = [
+        np.minimum((np.arange(m) + 0.5) * n // m, n - 1).astype(int)
+        for n, m in zip(old.stored.shape, new.stored.shape[:3])
+    ]
+    enlarged = labels.resampled(labels.stored[np.ix_(*nearest)])
+    return scans.write(enlarged, task.job.folder / f"{stem(path)}_{task.label}")
 
 
 def tell(task: Task, about: dict) -> None:
@@ -263,7 +289,7 @@ def enlarge_scan(task: Task, upscaler, args, figure: bool) -> tuple[list[Path], 
         else:
             found = upscaler.follow(plan, scan, task.job.source.name)
             new, errors = found if upscaler.calibrations else (found, None)
-        return write_result(task, upscaler, new, errors, figure)
+        return write_result(task, upscaler, new, errors, figure, args.labels)
     except MemoryError:
         raise DataError(f"{task.job.source}: is too large for this machine's memory") from None
 
@@ -379,6 +405,8 @@ def main(argv=None):
     if args.threads:
         torch.set_num_threads(args.threads)
     jobs = find_jobs(args.images, args.output, args.series, args.force)
+    if args.labels and (len(jobs) != 1 or jobs[0].kind == "picture"):
+        raise UsageError("--labels belong to one scan; name that alone")
     device = utils.pick_device(args.device)
     if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))

@@ -130,6 +130,7 @@ def scans_below(image: Path, series, force: bool, alone: bool) -> list[tuple]:
         why = "" if force or series else why_not_anatomy(image, about=about)
         if why and alone:
             words = "not anatomy, by its name or header (--force takes it all the same)"
+            words += "; a label map goes with its scan: --labels" * ("segmentations" in why)
             raise DataError(f"{image}: belongs to {why}, {words}")
         if why:
             note(f"{image}: left out: {why} (--force takes it)")

@@ -72,7 +72,8 @@ def read_volume(path, force: bool = False) -> Scan:
         stored = np.asarray(proxy.get_unscaled()).reshape(shape + (1,) * (3 - len(shape)))
         if not force and is_label_map(stored):
             words = "holds labels (whole numbers in patches, without noise), no anatomy"
-            raise DataError(f"{path}: {words} (--force takes it all the same)")
+            raise DataError(f"{path}: {words}; name it after its scan with --labels (--force takes "
+                            "it all the same)")  # fmt: skip
         affine, header = place_of(path, image)
         if not is_usable(affine):
             warn(f"{path}: has no usable position and voxel size; 1 mm is assumed")

@@ -72,7 +72,9 @@ def test_the_orientation_byte_of_analyze_counts(tmp_path, byte, capsys):
     assert ("is left is a guess" in capsys.readouterr().err) == (byte > 0)
 
 
-@pytest.mark.parametrize("names", [("A.IMG", "A.HDR"), ("a.img", "a.hdr"), ("a.img.gz", "a.hdr.gz")])
+@pytest.mark.parametrize(
+    "names", [("A.IMG", "A.HDR"), ("a.img", "a.hdr"), ("a.img.gz", "a.hdr.gz")]
+)
 def test_pairs_are_found_however_they_are_spelt_and_packed(tmp_path, names):
     nib.Nifti1Pair(noise(), np.eye(4)).to_filename(tmp_path / "x.img")
     for old, new in zip(("x.img", "x.hdr"), names):
