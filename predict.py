@@ -207,7 +207,7 @@ def open_input(task: Task, upscaler, args) -> Task:
     return task
 
 
-def write_result(task: Task, upscaler, new, errors, figure, labels=None) -> tuple[list[Path], dict]:
+def write_result(task: Task, upscaler, new, errors, figure, labels=None) -> tuple:
     """Write an enlarged scan, its error map, figure, label map and record: (files, record)."""
     import scans
     from evaluation.before_after import draw
