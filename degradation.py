@@ -331,6 +331,7 @@ def degrade(hr, degradation, scale: Scale = (4, 4), *, seed=0, rounded=True) -> 
             lr = change(lr, all_of)
         elif which:
             where = to_device(torch.tensor(which), lr.device)
+            change = compress_many if what == "jpeg" else change  # even of one: it rounds alike
             changed = change(lr.index_select(0, where), [all_of[i] for i in which])
             lr = lr.index_copy(0, where, changed)
     return lr
@@ -407,10 +408,9 @@ def unsharp_mask(lr: torch.Tensor, degradations: list, threshold: float = 3 / 25
 
 
 def compress(lr: torch.Tensor, degradations: list) -> torch.Tensor:
-    """LR slices after a JPEG. Of one quality by torchvision's codec; of many by `compress_many`."""
-    if len(degradations) > 1 or lr.is_cuda:
-        (quality,) = numbers_of(degradations, ("jpeg",), lr.device).unbind(1)
-        return compress_many(lr, quality)
+    """LR slices after a JPEG of one quality, by torchvision's codec; on CUDA by `compress_many`."""
+    if lr.is_cuda:
+        return compress_many(lr, degradations)
     from torchvision.io import decode_jpeg, encode_jpeg
 
     pixels = (lr * 255).round().to(torch.uint8).cpu().flatten(0, 1)
@@ -436,12 +436,13 @@ def jpeg_tables(device) -> tuple[torch.Tensor, torch.Tensor]:
     return (cosines / 8**0.5).float().to(device), table.to(device)
 
 
-def compress_many(lr: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
-    """LR slices (N, C, H, W) after JPEGs of these qualities (N, 1, 1, 1), at once on any device.
+def compress_many(lr: torch.Tensor, degradations: list) -> torch.Tensor:
+    """LR slices (N, C, H, W) after N JPEGs, or one for all, at once on any device.
 
     What a codec does to grey pictures (ISO/IEC 10918-1, annex A and K): equal to `compress` but for
     single grey levels, as codecs round between their steps.
     """
+    (quality,) = numbers_of(degradations, ("jpeg",), lr.device).unbind(1)
     (h, w), (cosines, table) = lr.shape[-2:], jpeg_tables(lr.device)
     percent = torch.where(quality < 50, 5000 / quality.clamp(min=1), 200 - 2 * quality)
     steps = ((table * percent[..., None] + 50) / 100).floor().clamp(1, 255)[:, :, None]
