@@ -7,7 +7,6 @@ a factor s, LR pixel i is centred on HR coordinate s i + (s - 1) / 2, as `align_
 it; `decimate` alone takes the corner of each block instead.
 """
 
-import io
 import math
 import re
 from bisect import bisect
@@ -333,6 +332,7 @@ def degrade(hr, degradation, scale: Scale = (4, 4), *, seed=0, rounded=True) -> 
             lr = change(lr, all_of)
         elif which:
             where = to_device(torch.tensor(which), lr.device)
+            change = compress_many if what == "jpeg" else change  # even of one: it rounds alike
             changed = change(lr.index_select(0, where), [all_of[i] for i in which])
             lr = lr.index_copy(0, where, changed)
     return lr
@@ -409,18 +409,14 @@ def unsharp_mask(lr: torch.Tensor, degradations: list, threshold: float = 3 / 25
 
 
 def compress(lr: torch.Tensor, degradations: list) -> torch.Tensor:
-    """LR slices after a JPEG. Of one quality by Pillow's codec; of many by `compress_many`."""
-    if len(degradations) > 1:
-        (quality,) = numbers_of(degradations, ("jpeg",), lr.device).unbind(1)
-        return compress_many(lr, quality)
-    from PIL import Image
+    """LR slices after a JPEG of one quality, by torchvision's codec; on CUDA by `compress_many`."""
+    if lr.is_cuda:
+        return compress_many(lr, degradations)
+    from torchvision.io import decode_jpeg, encode_jpeg
 
-    pixels = (lr * 255).round().to(torch.uint8).cpu().numpy()
-    for picture in pixels.reshape(-1, *lr.shape[-2:]):
-        with io.BytesIO() as file:
-            Image.fromarray(picture).save(file, "JPEG", quality=degradations[0].jpeg)
-            picture[:] = np.asarray(Image.open(file))
-    return torch.from_numpy(pixels).to(lr.device).float() / 255
+    pixels = (lr * 255).round().to(torch.uint8).cpu().flatten(0, 1)
+    pixels = [decode_jpeg(encode_jpeg(x[None], degradations[0].jpeg)) for x in pixels]
+    return torch.stack(pixels).view(lr.shape).to(lr.device).float() / 255
 
 
 # The quantisation of luminance in ISO/IEC 10918-1, table K.1.
@@ -441,12 +437,13 @@ def jpeg_tables(device) -> tuple[torch.Tensor, torch.Tensor]:
     return (cosines / 8**0.5).float().to(device), table.to(device)
 
 
-def compress_many(lr: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
-    """LR slices (N, C, H, W) after JPEGs of these qualities (N, 1, 1, 1), at once on any device.
+def compress_many(lr: torch.Tensor, degradations: list) -> torch.Tensor:
+    """LR slices (N, C, H, W) after N JPEGs, or one for all, at once on any device.
 
     What a codec does to grey pictures (ISO/IEC 10918-1, annex A and K): equal to `compress` but for
     single grey levels, as codecs round between their steps.
     """
+    (quality,) = numbers_of(degradations, ("jpeg",), lr.device).unbind(1)
     (h, w), (cosines, table) = lr.shape[-2:], jpeg_tables(lr.device)
     percent = torch.where(quality < 50, 5000 / quality.clamp(min=1), 200 - 2 * quality)
     steps = ((table * percent[..., None] + 50) / 100).floor().clamp(1, 255)[:, :, None]

@@ -315,7 +315,8 @@ def start_network(args, run, resuming, slices):
     # The error head is left out: it was made for features that training changes.
     mine = {k: v for k, v in given["arch"].items() if k != "error_head"}
     if mine["name"] == "deep":
-        mine |= {k: arch[k] or mine.get(k, arch[k]) for k in ("neighbours", "estimator") if k in arch}
+        wanted = {k: arch[k] for k in ("neighbours", "estimator") if k in arch}
+        mine |= {k: value or mine.get(k, value) for k, value in wanted.items()}
     network = modules.build(mine, scales)
     left = modules.adopt_weights(network, given)
     if left and is_chief():

@@ -1,6 +1,6 @@
 """Speed on a GPU, in half a minute: the bare network, a scan, training; needs packed volumes.
 
-    python benchmarks/gpu.py volumes.zip
+python benchmarks/gpu.py volumes.zip
 """
 
 import sys

@@ -114,8 +114,9 @@ def test_what_libraries_do_by_default_is_called_as_the_names_say():
         ("bicubic", F.interpolate(hr, scale_factor=1 / 4, mode="bicubic", antialias=True)),
     ):
         assert (degrade(hr, name) - lr.clamp(0, 1)).abs().max() < 0.51 / 255
-    blurred = ndimage.gaussian_filter(hr[0, 0].double().numpy(), 2 * 3 / 2.3548, truncate=8)
-    inner = degrade(hr, "blur-2", (3, 3))[0, 0, 5:-5, 5:-5]
+    widths = [width * 3 / 2.3548 for width in (2, 1)]  # FWHM: rows, columns
+    blurred = ndimage.gaussian_filter(hr[0, 0].double().numpy(), widths, truncate=8)
+    inner = degrade(hr, Degradation("blur", (2, 1)), (3, 3))[0, 0, 5:-5, 5:-5]
     assert np.abs(inner.numpy() - blurred[1::3, 1::3][5:-5, 5:-5]).max() < 0.51 / 255
 
 
@@ -178,6 +179,8 @@ def test_sharpened_slices_equal_those_of_pillow(lr):
         wanted = np.asarray(image.filter(ImageFilter.UnsharpMask(2, percent, 3)))
         found = after(lr, f"sharpen-{percent}")
         assert not apart(found, wanted, 4, 0.05) and apart(found, np.asarray(image), 8, 0.3)
+    faint = lr / 80 + 0.4  # too little to be sharpened
+    assert not apart(after(faint, "sharpen-150"), (faint[0, 0] * 255).round().numpy(), 0)
 
 
 @pytest.mark.parametrize("quality", [20, 50, 75, 95])
@@ -186,7 +189,8 @@ def test_compressed_slices_equal_those_of_pillow(lr, quality):
     image.save(stream := io.BytesIO(), "JPEG", quality=quality)
     wanted = np.asarray(Image.open(stream))
     assert not apart(after(lr, f"jpeg-{quality}"), wanted)
-    many = degradation.compress_many(lr.expand(3, 2, -1, -1), torch.full((3, 1, 1, 1), quality))
+    ways = [Degradation(jpeg=quality)] * 3
+    many = degradation.compress_many(lr.expand(3, 2, -1, -1), ways)
     for found in (many * 255).round().byte().flatten(0, 1).numpy():
         assert not apart(found, wanted, 1, 0.05)
 

@@ -113,6 +113,9 @@ def test_descriptions_and_neighbours_change_the_result():
         for description in (inputs_of(network, name="kspace")[1], alone, far):
             assert (network(lr, (4, 4), description) - one).abs().max() > least
         assert (network(other, (4, 4), blur) - one).abs().max() > least
+        torch.testing.assert_close(network(lr), network(lr[:, 2:3]))  # what is not said is not seen
+        torch.nn.init.zeros_(network.of_scale["4"])
+        assert (network(lr, (4, 4), blur) - one).abs().max() > least
 
 
 @pytest.mark.parametrize("arch", ARCHS, ids=str)

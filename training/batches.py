@@ -103,8 +103,9 @@ class Stock:
             return in_turn(self.others, numbers, seed)
         if not len(self.others):
             return in_turn(self.axial, numbers, seed)
-        other = in_turn(self.others, numbers, seed)
-        return np.where(numbers % 4 == 3, other, in_turn(self.axial, numbers, seed))
+        turn, place = numbers // 4, numbers % 4
+        axial = in_turn(self.axial, 3 * turn + np.minimum(place, 2), seed)
+        return np.where(place == 3, in_turn(self.others, turn, seed), axial)
 
 
 def in_turn(slices: np.ndarray, numbers: np.ndarray, seed: int) -> np.ndarray:
@@ -221,9 +222,10 @@ def draw_looks(stock: Stock, chosen, rng, scale: Scale, options: Options) -> Loo
     """Where to look at these slices of the stock, and how."""
     wide, count = options.augment and options.degradation == "wide", len(chosen)
     clinical = wide and 1 not in scale
-    thick = int(rng.integers(2, 10)) if clinical and rng.random() < THICKER else 1
-    step = thick if rng.random() < 0.7 or not wide else thick + int(rng.integers(1, 4))
     depth, rows, columns = stock.stacks[chosen, :3].T
+    thick = int(rng.integers(2, 10)) if clinical and rng.random() < THICKER else 1
+    thick = min(thick, int(depth.min()))  # of pictures there is but one
+    step = thick if rng.random() < 0.7 or not wide else thick + int(rng.integers(1, 4))
     place = stock.slices.place[chosen].astype(int)
     upper = (rng.random(count) < UPPER) & (stock.slices.plane[chosen] == 2) & (depth > 20)
     upper &= clinical
