@@ -5,7 +5,8 @@
     python export.py weights/brain.pt . --error-map    with the expected errors
 
 Leaves NAME-describe.onnx, which finds out how slices were made, and NAME-x4.onnx,
-NAME-through-x4.onnx ..., which enlarge them. Needs the packages onnx and onnxscript.
+NAME-through-x4.onnx ..., which enlarge them; NAME.json says what else a program must know, as
+web/ does. Needs the packages onnx and onnxscript.
 
 describe: `lr` (slices, 1, height, width) -> `found` (slices, 21). Of a scan the mean over some
 slices of its middle counts.
@@ -13,7 +14,7 @@ enlarge: `lr` (slices, 5, height, width), each slice in the middle of its neighb
 black; `description` (1, 26): what was found, then 1 for each of the four neighbours that are there,
 then log2(distance of slices in widths of their pixels) / 3, or 0 where there are none -> `sr`
 (slices, 1, rows height, columns width), not clamped to [0, 1]; with --error-map also `errors`, not
-calibrated.
+calibrated (the calibration stands in NAME.json).
 All float32; values are 0 (black) to 1 (white).
 """
 
@@ -26,10 +27,34 @@ from pathlib import Path
 import torch
 
 import modules
-from degradation import ENTRIES, Scale, parse_scale, scale_name
+from degradation import (
+    AXIS,
+    DENOISED,
+    ENTRIES,
+    FOUND,
+    JPEG,
+    NOISE,
+    Scale,
+    candidates,
+    parse_scale,
+    scale_name,
+)
 from inference.checkpoints import load_checkpoint
+from inference.error_map import calibration_of
+from inference.sidecar import weights_digest
 from inference.tiling import clamp_to_neighbourhood
-from utils import DataError, Parser, UsageError, atomic_write, note, one_line, run_main, version
+from utils import (
+    DataError,
+    Parser,
+    UsageError,
+    atomic_write,
+    name_of_program,
+    note,
+    one_line,
+    run_main,
+    version,
+    write_json,
+)
 
 USE = (
     "Enlarging slices of brain MRI for viewing, teaching and research on super-resolution. Not a "
@@ -112,11 +137,53 @@ def exports(network, scales, error_map: bool, about: dict):
         yield "describe", onnx_bytes(Describe(network), {"lr": lr[:, :1]}, ["found"], about)
     description = torch.rand(1, ENTRIES)
     for scale in scales:
-        name = f"through-x{scale[0]}" if scale[1] == 1 else f"x{scale_name(scale)}"
+        name = end_of_name(scale)
         module = Enlarge(network, scale, error_map)
         outputs = ["sr", "errors"] if error_map else ["sr"]
         inputs = {"lr": lr, "description": description}
         yield name, onnx_bytes(module, inputs, outputs, about | {"scale": scale_name(scale)})
+
+
+def end_of_name(scale: Scale) -> str:
+    """How the name of a scale's file ends: x4, or through-x4 of thick slices."""
+    return f"through-x{scale[0]}" if scale[1] == 1 else f"x{scale_name(scale)}"
+
+
+def facts(path: Path, checkpoint: dict, network, scales, error_map: bool) -> dict:
+    """What a program must know beside the ONNX files, as plain types for a JSON file.
+
+    receptive_radius: pixels around a pixel that its result depends on. entries: the places of a
+    description that words are made of, and its sizes. candidates: words and descriptions of point
+    spreads, a line of numbers each, as `degradation.words_of` compares them. calibration: of the
+    expected errors.
+    """
+    spreads = {scale_name(scale): candidates(scale) for scale in scales}
+    about = {
+        "weights": path.name,
+        "sha256": weights_digest(path),
+        "trained_on": checkpoint["trained_on"],
+        "program": name_of_program(),
+        "version": version(),
+        "files": {scale_name(scale): f"{path.stem}-{end_of_name(scale)}.onnx" for scale in scales},
+        "scales": [list(scale) for scale in scales],
+        "neighbours": network.neighbours,
+        "receptive_radius": network.receptive_radius,
+        "entries": {"axis": AXIS, "noise": NOISE, "jpeg": JPEG, "denoised": DENOISED,
+                    "found": FOUND, "all": ENTRIES},
+        "candidates": {
+            name: {
+                "words": words,
+                "described": [" ".join(f"{x:.4f}" for x in row) for row in described],
+            }
+            for name, (words, described) in spreads.items()
+        },
+    }  # fmt: skip
+    if network.estimator is not None:
+        about["describe"] = f"{path.stem}-describe.onnx"
+    if error_map:
+        found = {scale_name(s): calibration_of(checkpoint, path, s) for s in scales}
+        about["calibration"] = found
+    return about
 
 
 def main(argv=None):
@@ -137,14 +204,16 @@ def main(argv=None):
         "intended_use": USE,
         "version": version(),
     }
-    folder, stem = Path(args.output), Path(args.weights).stem
+    folder, stem, scales = Path(args.output), Path(args.weights).stem, args.scale or network.scales
+    known = facts(Path(args.weights), checkpoint, network, scales, args.error_map)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        for end, packed in exports(network, args.scale or network.scales, args.error_map, about):
+        for end, packed in exports(network, scales, args.error_map, about):
             path = folder / f"{stem}-{end}.onnx"
             with atomic_write(path) as file:
                 file.write(packed)
             note(f"written: {path}, {len(packed) / 1e6:.1f} MB")
+        note(f"written: {write_json(folder / f'{stem}.json', known)}")
     except torch.onnx.errors.OnnxExporterError as error:
         raise DataError(f"{args.weights}: cannot be exported ({error})") from None
 
@@ -156,6 +225,7 @@ class Plain(torch.nn.Module):
         super().__init__()
         self.network, self.scales = network, network.scales
         self.neighbours, self.estimator, self.error_head = 0, None, None
+        self.receptive_radius = network.receptive_radius
 
     def forward(self, lr, scale, description, error_map=False):
         return self.network(lr, scale) + 0 * description.sum()

@@ -287,7 +287,8 @@ def enlarge_scan(task: Task, upscaler, args, figure: bool) -> tuple[list[Path], 
             ((new, errors),) = upscaler.pictures([scan], plan.scale)
             new.about["Plan"] = plan.words
         else:
-            found = upscaler.follow(plan, scan, task.job.source.name)
+            with collected_warnings(task.warnings):
+                found = upscaler.follow(plan, scan, task.job.source.name)
             new, errors = found if upscaler.calibrations else (found, None)
         return write_result(task, upscaler, new, errors, figure, args.labels)
     except MemoryError:
