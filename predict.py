@@ -11,7 +11,7 @@ import argparse
 import json
 import os
 import sys
-from collections import Counter
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,7 +30,8 @@ from utils import (
 )
 
 LARGE = 2**30  # bytes of a result that are announced
-GROUP = 16  # pictures that are read, enlarged and written together
+PIXELS = 2**18  # for each thread: of pictures that are enlarged together
+AHEAD = 16  # pictures that are read ahead
 # What changes a result: another one of these is another result.
 OPTIONS = ("scale", "through_plane", "voxel_size", "axis", "degradation", "consistent", "error_map",
            "simulate")  # fmt: skip
@@ -54,7 +55,7 @@ def arguments(argv=None):
     add("--error-map", "--uncertainty", action="store_true",
         help="write a map of the expected error of each pixel, too")  # fmt: skip
     add("--labels", metavar="FILE",
-        help="a label map of the scan, brought onto the result's grid: nothing between labels")  # fmt: skip
+        help="a label map of the scan, brought onto the result's grid, too")  # fmt: skip
     add("--report", action="store_true",
         help="also write report.html, a page of all results, the doubtful ones first")  # fmt: skip
     add("--json", action="store_true", help="print nothing but a line of JSON for each result")
@@ -201,6 +202,9 @@ def open_input(task: Task, upscaler, args) -> Task:
                 task.scan, upscaler.scales, scale=args.scale, through_plane=args.through_plane,
                 voxel_size=args.voxel_size, plane=args.axis,
             )  # fmt: skip
+    size = task.scan.stored.nbytes * task.plan.scale**2 * task.plan.through
+    if size > LARGE and not args.simulate:
+        note(f"{job.source}: the result takes about {size / 2**30:.1f} GB before compression")
     label = ("simulated_" if args.simulate else "") + task.plan.label
     task.job = job.beside_others(label, args.overwrite)
     task.label = label
@@ -275,24 +279,34 @@ def tell(task: Task, about: dict) -> None:
 
 
 def enlarge_scan(task: Task, upscaler, args, figure: bool) -> tuple[list[Path], dict]:
-    """Upscale and write one scan, or a picture that is alone."""
-    scan, plan = task.scan, task.plan
-    size = scan.stored.nbytes * plan.scale**2 * plan.through
-    if size > LARGE:
-        note(f"{task.job.source}: the result takes about {size / 2**30:.1f} GB before compression")
+    """Upscale and write one scan."""
+    scan = task.scan
     if scan.times > 1:
         note(f"{task.job.source}: holds {scan.times} volumes; each is upscaled")
     try:
-        if scan.is_picture:
-            ((new, errors),) = upscaler.pictures([scan], plan.scale)
-            new.about["Plan"] = plan.words
-        else:
-            with collected_warnings(task.warnings):
-                found = upscaler.follow(plan, scan, task.job.source.name)
-            new, errors = found if upscaler.calibrations else (found, None)
+        with collected_warnings(task.warnings):
+            found = upscaler.follow(task.plan, scan, task.job.source.name)
+        new, errors = found if upscaler.calibrations else (found, None)
         return write_result(task, upscaler, new, errors, figure, args.labels)
     except MemoryError:
-        raise DataError(f"{task.job.source}: is too large for this machine's memory") from None
+        raise too_large(task) from None
+
+
+def enlarge_pictures(tasks: list[Task], upscaler) -> list:
+    """Upscale pictures together: for each (picture, errors or None), or a DataError."""
+    if not tasks:
+        return []
+    try:
+        found = upscaler.pictures([task.scan for task in tasks], tasks[0].plan.scale)
+    except MemoryError:
+        return [too_large(task) for task in tasks]
+    for task, (new, _) in zip(tasks, found):
+        new.about["Plan"] = task.plan.words
+    return found
+
+
+def too_large(task: Task) -> DataError:
+    return DataError(f"{task.job.source}: is too large for this machine's memory")
 
 
 # --- simulation -----------------------------------------------------------------------------------
@@ -355,42 +369,62 @@ def in_groups(jobs, upscaler, args, options: dict, figure: bool):
     """Yield (job, (files, record) or DataError) of pictures."""
     import torch
 
-    def attempt(work, *given):
-        try:
-            return work(*given)
-        except DataError as error:
-            return error
-
     def read(job):
         return open_input(Task(job, options, upscaler), upscaler, args)
 
-    groups = [jobs[i : i + GROUP] for i in range(0, len(jobs), GROUP)]
-    workers = args.workers or torch.get_num_threads() + 1
-    with ThreadPoolExecutor(workers) as pool:
-        ahead = [pool.submit(attempt, read, job) for job in (groups or [[]])[0]]
-        written = []
-        for n, group in enumerate(groups):
-            tasks = [future.result() for future in ahead]
-            ahead = [
-                pool.submit(attempt, read, job) for job in groups[n + 1 : n + 2] for job in job
-            ]
-            good = [task for task in tasks if isinstance(task, Task)]
-            enlarged = {}
-            for scale in {task.plan.scale for task in good}:
-                some = [task for task in good if task.plan.scale == scale]
-                found = upscaler.pictures([task.scan for task in some], scale)
-                enlarged |= dict(zip(map(id, some), found))
-            yield from ((job, future.result()) for job, future in written)
-            written = []
-            for job, task in zip(group, tasks):
-                if isinstance(task, Task):
-                    new, errors = enlarged[id(task)]
-                    new.about["Plan"] = task.plan.words
-                    future = pool.submit(attempt, write_result, task, upscaler, new, errors, figure)
-                else:
-                    future = pool.submit(lambda task=task: task)
-                written.append((job, future))
-        yield from ((job, future.result()) for job, future in written)
+    def write(task, result):
+        if isinstance(result, DataError):
+            raise result
+        return write_result(task, upscaler, *result, figure)
+
+    written = deque()
+
+    def finished():
+        while written:
+            job, future = written[0]
+            result = future.result()
+            written.popleft()
+            yield job, result
+
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(args.workers or threads + 1) as pool:
+        try:
+            for group in groups_of(jobs, read, pool, threads * PIXELS):
+                good = [task for _, task in group if isinstance(task, Task)]
+                enlarged = iter(enlarge_pictures(good, upscaler))
+                yield from finished()
+                for job, task in group:
+                    result = next(enlarged) if isinstance(task, Task) else task
+                    written.append((job, pool.submit(attempt, write, task, result)))
+            yield from finished()
+        except KeyboardInterrupt:  # what is on its way to the disk arrives there, and counts
+            yield from finished()
+            raise
+
+
+def groups_of(jobs, read, pool, pixels: int):
+    """Lists of (job, Task or DataError) of about so many pixels; some are read ahead of their
+    use."""
+    ahead, group, size = deque(), [], 0
+    for i, job in enumerate(jobs):
+        while len(ahead) < AHEAD and i + len(ahead) < len(jobs):
+            ahead.append(pool.submit(attempt, read, jobs[i + len(ahead)]))
+        task = ahead.popleft().result()
+        group.append((job, task))
+        size += task.scan.stored.size if isinstance(task, Task) else 0
+        if size >= pixels:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def attempt(work, *given):
+    """What work gives, or the DataError that it raises."""
+    try:
+        return work(*given)
+    except DataError as error:
+        return error
 
 
 def main(argv=None):
