@@ -138,7 +138,7 @@ class Upscaler:
 
         @torch.inference_mode()
         def work(some):
-            return self.network.describe(some.to(self.device), truth)
+            return self.network.describe(some.to(self.device), truth, scale)
 
         some = lr.split(tiling.slices_at_a_time(*lr.shape[-2:], self.device))
         return torch.cat(list(tiling.in_parallel(work, some, self.device)))
