@@ -85,3 +85,14 @@ def test_calibration_scales_by_size_and_noisy_slices_have_factors_of_their_own()
         torch.testing.assert_close(found, times * factors * expected, atol=0, rtol=2e-3)
     between = expected_error(expected, calibration, describe_degradation("rician-1", (4, 4)))
     assert (between > 1.1 * factors * expected).all() and (between < 1.9 * factors * expected).all()
+
+
+def test_each_slice_counts_as_noisy_as_it_is():
+    calibration = {"edges": [-7.0, 0.0], "factors": [1.0, 1.0], "noisy": [2.0, 4.0]}
+    known = [describe_degradation(name, (4, 4)) for name in ("bicubic", "rician-5")]
+    expected = torch.rand(2, 1, 5, 6) + 0.01
+    both = expected_error(expected, calibration, torch.cat(known))
+    for k in (0, 1):
+        alone = expected_error(expected[k : k + 1], calibration, known[k])
+        torch.testing.assert_close(both[k : k + 1], alone)
+    assert (both[1] > 1.5 * expected[1]).all()
