@@ -116,6 +116,10 @@ class ESPCN(nn.Module):
         scale = scale or self.scales[0]
         return sub_pixel_layer(self.tails[scale_name(scale)](self.layers(lr)), scale)
 
+    def describe(self, lr: torch.Tensor, told=None) -> torch.Tensor:
+        """Nothing is found: zeros (N, FOUND)."""
+        return lr.new_zeros(len(lr), FOUND)
+
 
 def tails_of(channels: int, scales, kernel: int, **options) -> nn.ModuleDict:
     """{name of a scale: convolution to its sub-pixels}."""
@@ -453,7 +457,7 @@ def with_neighbours(found: torch.Tensor, present=None, distance=0.0) -> torch.Te
     """Descriptions (N, FOUND) with what is known of the neighbours of each slice: (N, ENTRIES).
 
     present (N, 4): 1 where the second and the first neighbour before and those after are there;
-    None: none is. distance of slices in LR pixels, a number or (N, 1).
+    None: none is. distance of slices in LR pixels, a number or (N, 1); 0: unknown, as of pictures.
     """
     full = found.new_zeros(
         len(found) if present is None else max(len(found), len(present)), ENTRIES
@@ -462,7 +466,8 @@ def with_neighbours(found: torch.Tensor, present=None, distance=0.0) -> torch.Te
     if present is not None:
         full[:, PRESENT] = present
         apart = torch.as_tensor(distance, dtype=full.dtype, device=full.device)
-        full[:, DISTANCE : DISTANCE + 1] = torch.log2(apart.clamp(min=0.05)) / 3
+        known = torch.log2(apart.clamp(min=0.05)) / 3
+        full[:, DISTANCE : DISTANCE + 1] = torch.where(apart > 0, known, 0)
     return full
 
 

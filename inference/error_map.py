@@ -25,8 +25,11 @@ def expected_error(expected: torch.Tensor, calibration: dict, description=None) 
 
     90 % of pixels are within INTERVAL times it. calibration: `edges` of what the head says, as
     logarithms, and `factors` to multiply it by, linear in between; `noisy`: those of noisy slices.
-    description (1, ENTRIES): tells how noisy these are; None counts as quiet.
+    description (1 or N, ENTRIES): tells how noisy these are; None counts as quiet.
     """
+    if description is not None and (description[:, NOISE] != description[0, NOISE]).any():
+        each = zip(expected.split(1), description.split(1))
+        return torch.cat([expected_error(one, calibration, known) for one, known in each])
     edges, factors = calibration["edges"], np.array(calibration["factors"])
     if description is not None:
         noisy = np.array(calibration["noisy"])
