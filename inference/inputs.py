@@ -32,7 +32,8 @@ class Job:
 
     def file(self, label: str, ending: str) -> Path:
         """The path of a result, as `<name>_x4.png` for the label `x4`."""
-        name = bids_name(self.name, label) if self.dataset else f"{self.name}_{label}"
+        plain = not self.dataset or label.startswith("simulated")  # which leaves no scan
+        name = f"{self.name}_{label}" if plain else bids_name(self.name, label)
         return self.folder / (name + ending)
 
     def finished(self, made: dict) -> bool:
@@ -77,8 +78,10 @@ class Job:
             raise DataError(f"{self.folder}: {words}") from None
 
 
-def find_jobs(paths, output=None, series: str | None = None, force: bool = False) -> list[Job]:
-    """What there is to do, each input once. Raises DataError or UsageError.
+def find_jobs(paths, output=None, series: str | None = None, force: bool = False):
+    """What there is to do, each input once: (list of Jobs, how many of the paths are missing).
+
+    Raises DataError if all are, and UsageError.
 
     paths: files, folders, or patterns of these. series: the DICOM series to take. force: what is
     left out otherwise (masks, fMRI ...), too.
@@ -106,7 +109,7 @@ def find_jobs(paths, output=None, series: str | None = None, force: bool = False
     folders = {image for image, *_ in found.values() if image.is_dir()}
     single = len(found) == 1 and all(scan.path in folders for _, _, scan, _ in found.values())
     batch = len(found) + len(missing) != 1 or (bool(folders) and not single)
-    return name_jobs(list(found.values()), output, batch, bool(series))
+    return name_jobs(list(found.values()), output, batch, bool(series)), len(missing)
 
 
 def expanded(paths) -> list[str]:
@@ -128,6 +131,11 @@ def scans_below(image: Path, series, force: bool, alone: bool) -> list[tuple]:
         found = dicom.dicom_series([image]) if files.kind_of(image) == "dicom" else []
         about = f"{found[0][1]} {found[0][0]}" if len(found) == 1 else ""
         why = "" if force or series else why_not_anatomy(image, about=about)
+        if files.is_result(image) and not force:
+            why = RESULTS
+            if alone:
+                words = "is a result of this program already; --force enlarges it once more"
+                raise DataError(f"{image}: {words}")
         if why and alone:
             words = "not anatomy, by its name or header (--force takes it all the same)"
             words += "; a label map goes with its scan: --labels" * ("segmentations" in why)
