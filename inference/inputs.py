@@ -36,33 +36,43 @@ class Job:
         name = f"{self.name}_{label}" if plain else bids_name(self.name, label)
         return self.folder / (name + ending)
 
+    @property
+    def joined(self) -> str:
+        """The beginning of the names where another input has this one's."""
+        return f"{self.source.absolute().parent.name}_{self.name}"
+
     def finished(self, made: dict) -> bool:
         """Whether a result of just this is there, as its record says (`sidecar.made_from`)."""
-        last = self.name.split("_")[-1]  # the suffix of a BIDS name, as in sub-01_T1w
-        beginning = self.name.removesuffix(last) if self.dataset else f"{self.name}_"
-        for path in glob.glob(glob.escape(str(self.folder / beginning)) + "*.json"):
+        first = self.name.split("_")[0] if self.dataset else self.name  # of BIDS: whose it is
+        for path in sorted(
+            path for name in (first, self.joined)
+            for path in glob.glob(glob.escape(str(self.folder / f"{name}_")) + "*.json")
+        ):  # fmt: skip
             found = read_record(path)
             if found and is_of(found, self) and all(found.get(k) == v for k, v in made.items()):
                 results = found.get("Results") or []
-                return bool(results) and all((self.folder / name).exists() for name in results)
+                if results and all((self.folder / name).exists() for name in results):
+                    return True
         return False
 
     def beside_others(self, label: str, overwrite: bool) -> "Job":
         """This job, under a name that takes no other input's results. Raises DataError where a file
         that this program did not write would be overwritten, but for overwrite."""
-        record = self.file(label, ".json")
-        found = read_record(record)
-        if found and not is_of(found, self):
-            joined = f"{self.source.absolute().parent.name}_{self.name}"
-            if overwrite or self.name.startswith(f"{self.source.absolute().parent.name}_"):
-                return self
-            note(f"{self.source}: {record.name} is of another input; results are called {joined}_…")
-            return replace(self, name=joined).beside_others(label, overwrite)
-        there = [p for end in (".png", ".tif", ".nii.gz") if (p := self.file(label, end)).exists()]
-        if there and not found and not overwrite:
-            raise DataError(f"{there[0]}: is there already, and not a result of this program; name "
-                            "another --output, or --overwrite it")  # fmt: skip
-        return self
+        for job in (self, replace(self, name=self.joined)):
+            record = job.file(label, ".json")
+            found = read_record(record)
+            if found and not is_of(found, self):
+                if job is self:
+                    words = f"is of another input; results are called {self.joined}_…"
+                    note(f"{self.source}: {record.name} {words}")
+                continue
+            results = (job.file(label, end) for end in (".png", ".tif", ".nii.gz"))
+            there = [path for path in results if path.exists()]
+            if there and not found and not overwrite:
+                raise DataError(f"{there[0]}: is there already, and not a result of this program; "
+                                "name another --output, or --overwrite it")  # fmt: skip
+            return job
+        raise DataError(f"{self.source}: {record} is of another input; name another --output")
 
     def make_folder(self) -> None:
         """Make the folder of a result. Raises DataError if a link leads out of the output."""
