@@ -1,6 +1,5 @@
 """Checkpoints: the same network comes back; damaged and hostile files do nothing."""
 
-import io
 import os
 import pickle
 import zipfile
@@ -155,19 +154,3 @@ def test_a_small_file_cannot_fill_the_memory(tmp_path):
     torch.save({**GOOD, "arch": arch, "model": model}, path)
     assert path.stat().st_size < 2**20
     assert "too large" in refused(path)
-
-
-def test_tensors_that_claim_more_than_the_file_holds_are_refused(tmp_path):
-    buffer = io.BytesIO()
-    torch.save(GOOD, buffer)
-    with zipfile.ZipFile(buffer) as archive:
-        (name,) = [n for n in archive.namelist() if n.endswith("data.pkl")]
-        pickled = archive.read(name)
-    size = (200).to_bytes(2, "little")  # the first weight has 8 x 1 x 5 x 5 numbers
-    assert b"K\xc8t" in pickled
-    for claim in (b"J\x00\x00\x00\x10", b"J\xff\xff\xff\x7f", b"J\xff\xff\xff\xff"):
-        changed = pickled.replace(b"K" + size[:1] + b"t", claim + b"t", 1)
-        with zipfile.ZipFile(buffer) as old, zipfile.ZipFile(tmp_path / "a.pt", "w") as new:
-            for part in old.namelist():
-                new.writestr(part, changed if part == name else old.read(part))
-        refused(tmp_path / "a.pt")
