@@ -46,11 +46,15 @@ def calibration_of(checkpoint: dict, path, scale) -> dict:
     if not checkpoint["arch"].get("error_head"):
         words = "has no error head for --error-map; train.py --error-head N makes one"
         raise DataError(f"{path}: {words}")
-    found = (checkpoint.get("calibration") or {}).get(scale_name(scale)) or {}
-    rows = [found.get(name) for name in ("edges", "factors", "noisy")]
-    good = all(isinstance(row, list) and 2 <= len(row) <= 1000 for row in rows)
-    good = good and len({len(row) for row in rows}) == 1 and np.isfinite(rows).all()
-    if not good or rows[0] != sorted(rows[0]) or min(*rows[1], *rows[2]) <= 0:
+    try:
+        found = checkpoint["calibration"][scale_name(scale)]
+        rows = [found[name] for name in ("edges", "factors", "noisy")]
+        good = all(isinstance(row, list) and 2 <= len(row) <= 1000 for row in rows)
+        good = good and len({len(row) for row in rows}) == 1 and np.isfinite(rows).all()
+        good = good and rows[0] == sorted(rows[0]) and min(*rows[1], *rows[2]) > 0
+    except Exception:  # values of a hostile file can be of any type
+        good = False
+    if not good:
         raise DataError(f"{path}: the calibration of its error head is missing or damaged")
     return found
 
