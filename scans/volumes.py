@@ -72,7 +72,9 @@ def kind_of(path) -> str:
     if head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM")):
         return "picture"
     kinds = {"picture": PICTURES, "volume": (*VOLUMES, ".hdr"), "dicom": DICOM}
-    return next((kind for kind, endings in kinds.items() if suffix(path) in endings), "")
+    named = next((kind for kind, endings in kinds.items() if suffix(path) in endings), "")
+    bare = re.match(rb"\x08\0[\0\x05\x08\x16\x18]\0(..\0\0|[A-Z]{2})", head, re.DOTALL)
+    return named or ("dicom" if bare else "")  # old DICOM files begin with their first element
 
 
 def first_bytes(path) -> bytes:
@@ -254,9 +256,9 @@ def read_volume(path, force: bool = False) -> Volume:
         return Volume(path, stored, float(proxy.slope), float(proxy.inter), affine, header)
 
 
-def check_not_functional(path, volumes: int, force: bool) -> None:
+def check_not_functional(path, volumes: int, force: bool, most: int = MANY_VOLUMES) -> None:
     """Refuse fMRI and diffusion: the network is made for anatomy, and they would take hours."""
-    if volumes > MANY_VOLUMES and not force:
+    if volumes > most and not force:
         raise DataError(f"{path}: holds {volumes} volumes, as fMRI or diffusion does; this is made "
                         "for anatomy (--force takes it all the same)")  # fmt: skip
 
