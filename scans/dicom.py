@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from scans import volumes
-from scans.dcm2niix import DEFLATED, GZIPPED, Picture, Result, convert, start_of, unreadable
+from scans.dcm2niix import INDEX, PACKED, Picture, Result, convert, start_of, unreadable
 from scans.volumes import Volume
 from utils import DataError, as_data_error, warn
 
@@ -53,10 +53,11 @@ def dicom_series(files) -> list[tuple[str, str, str, tuple]]:
     """
     plain, left = [], defaultdict(list)
     for file in files:
-        if why := unreadable(file):
-            left[0, why if why in (GZIPPED, DEFLATED) else file].append(file)
-        else:
+        why = unreadable(file)
+        if not why:
             plain.append(file)
+        elif why != INDEX:
+            left[0, why if why in PACKED else file].append(file)
     with tempfile.TemporaryDirectory(**FOLDER) as folder:
         results, pictures, said = convert(Path(folder), plain, "-b", "o")
     found, groups, taken = [], defaultdict(list), set()
@@ -65,8 +66,8 @@ def dicom_series(files) -> list[tuple[str, str, str, tuple]]:
     for (series, label), group in groups.items():
         for result in group if len(group) <= PIECES else group[:1]:
             # The first file tells which of the results it is.
-            members = members_of(result, results, pictures, said)
-            members = dict.fromkeys([result.first, *members])
+            others = members_of(result, results, pictures, said)
+            members = dict.fromkeys([result.first, *others])
             taken.update(members)
             about = ", ".join(filter(None, (result.about, label, f"{len(members)} file(s)")))
             patient = "" if NO_ID.fullmatch(result.patient) else result.patient
@@ -87,15 +88,16 @@ def dicom_series(files) -> list[tuple[str, str, str, tuple]]:
 def members_of(result: Result, results, pictures: dict, said: list) -> dict[int, Picture]:
     """The pictures of a result: those of its series that are not like the first of another.
 
-    Where dcm2niix could use all files, pictures with another UID may belong to it, too.
+    Where dcm2niix could use all pictures, those with another UID may belong to it, too.
     """
     like, others = pictures[result.first].like, {pictures[r.first].like for r in results}
-    same = 2 if any("ended with status" in words for words in said) else 1  # number and UID
-    return {
-        i: p
-        for i, p in pictures.items()
-        if p.like == like or (p.like[:same] == like[:same] and p.like not in others)
-    }
+    whole = not any("ended with status" in words for words in said)
+
+    def belongs(picture) -> bool:
+        same = 1 if whole and picture.valid else 2  # the number, or number and UID
+        return picture.like not in others and picture.like[:same] == like[:same]
+
+    return {i: p for i, p in pictures.items() if p.like == like or belongs(p)}
 
 
 # --- volumes --------------------------------------------------------------------------------------
@@ -226,8 +228,6 @@ def lay_out(affine: np.ndarray, n: int, places: np.ndarray) -> tuple[np.ndarray,
     apart = np.linalg.norm(places[order] - grid, axis=1).max()
     if apart > min(0.3 * step, max(0.1 * step, 0.2)):
         gaps = np.diff(levels)
-        words = (
-            f"{gaps.min():.3g} to {gaps.max():.3g} mm apart, up to {apart:.2g} mm off their line"
-        )
+        words = f"{gaps.min():.3g} to {gaps.max():.3g} mm apart, {apart:.2g} mm off their line"
         return affine, f"its slices are {words}: is one missing?"
     return affine, ""
