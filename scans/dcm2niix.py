@@ -179,7 +179,7 @@ def unreadable(file) -> str:
         return PACKED[0]
     if b"1.2.840.10008.1.2.1.99" in head:
         return PACKED[1]
-    if b"1.2.840.10008.1.3.10\0" in head:
+    if b"1.2.840.10008.1.3.10" in head:
         return INDEX
     is_dicom = head[128:132] == b"DICM" or (head[:2] == b"\x08\0" and head[3:4] == b"\0")
     return "" if is_dicom else "is no DICOM file"

@@ -29,7 +29,7 @@ HARMLESS = re.compile(
     r"|order is not spatial|dwidenoise|if conversion fails",
     re.IGNORECASE,
 )
-UNEVEN = re.compile(r"Interslice distance varies|Missing images\?|made _Eq|status 1$")
+PLACES = re.compile(r"distance varies|Missing images\?|made _Eq|status 1$|order is not spatial")
 
 
 def read_scan(path, files=(), *, series: str = "", kind: str = "", force: bool = False) -> Volume:
@@ -74,7 +74,7 @@ def dicom_series(files) -> list[tuple[str, str, str, tuple]]:
             found.append((series[0], label, about, patient, [plain[i] for i in members]))
     for i, file in enumerate(plain):
         picture = pictures.get(i)
-        if i not in taken and (not picture or picture.valid or min(picture.like[2]) > 1):
+        if i not in taken and (not picture or min(picture.like[2]) > 1):
             left[picture.like[:2] if picture else (0, "")].append(file)
     found += [(number, "", "cannot be read", "", some) for (number, _), some in left.items()]
     named, seen = [], Counter()
@@ -167,7 +167,7 @@ def check(path, result: Result, said: list, odd: str, placed: bool, force: bool)
     """Refuse what dcm2niix warns of, and say what is harmless. placed: its slices were checked."""
     said = [words for words in said if "not stacked" not in words]
     if placed:
-        said = [words for words in said if not UNEVEN.search(words)]
+        said = [words for words in said if not PLACES.search(words)]
     if re.search(r"_i\d{5}", result.name):  # one of the planes of a localizer
         said = [words for words in said if "may be missing" not in words]
     harmless = [words for words in said if HARMLESS.search(words)]
