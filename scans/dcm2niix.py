@@ -30,7 +30,7 @@ PACKED = ("is gzipped: unpack it with gunzip", "is deflated: unpack it with dcmc
 UID = re.compile(rb"\x20\0\x0e\0(?:UI..|..\0\0)([\d.]+)", re.DOTALL)
 # What dcm2niix says of each file: position, direction, series, columns x rows x slices x times ...
 PICTURE = re.compile(
-    r"^DICOM file: in.(\d{6})\n patient position [^\t]*((?:\t\S+){3})\n(?: patient .*\n)?"
+    r"^DICOM file: (in/\d{6})\n patient position [^\t]*((?:\t\S+){3})\n(?: patient .*\n)?"
     r" orient [^\t]*((?:\t\S+){6})\n acq .*? ser (-?\d+) dim (\d+)x(\d+)x(\d+)x(\d+) .*?"
     r" offset (\d+) .*? valid (\d) (ph .*) nDTI .* (echo -?\d+) .* (TE \S+)",
     re.MULTILINE,
@@ -67,30 +67,34 @@ def convert(folder: Path, files, *options) -> tuple[list[Result], dict[int, Pict
     """Run dcm2niix there: (what it makes, the files as it read them by index, what is amiss)."""
     for name in ("in", "out"):
         (folder / name).mkdir()
-    names = [f"in/{i:06d}" for i in range(len(files))]
-    for name, file in zip(names, files):
+    names = {f"in/{i:06d}": file for i, file in enumerate(files)}
+    for name, file in names.items():
         try:
             (folder / name).symlink_to(os.path.abspath(file))
         except OSError:  # on Windows not everyone may
             shutil.copyfile(file, folder / name)
     (folder / "list.txt").write_text("".join(f"{name}\n" for name in names))
     ended = run(options, folder, sum(map(os.path.getsize, files))) if files else ""
-    text = (folder / "log").read_text(errors="replace").replace("(ind)", "") if files else ""
+    text = (folder / "log").read_text(errors="replace") if files else ""
+    text = text.replace("(ind)", "").replace("in\\", "in/")  # as Windows writes NaN and paths
     pictures = {}
-    for i, place, direction, number, x, y, z, t, header, valid, *kind in PICTURE.findall(text):
-        head = start_of(files[int(i)], min(int(header) or 2**16, 2**16))
-        uid = [b"", *UID.findall(head)][-1]  # its own comes after those that it refers to
-        like = max(0, int(number)), uid, (int(x), int(y)), *kind
-        place, direction = (np.array(values.split(), float) for values in (place, direction))
-        about = like, int(z) * int(t), place, direction, int(header), valid == "1"
-        pictures[int(i)] = Picture(*about)
+    for name, place, direction, number, x, y, z, t, header, valid, *kind in PICTURE.findall(text):
+        with suppress(KeyError, ValueError):  # a text in a file that looks like such lines
+            head = start_of(names[name], min(int(header) or 2**16, 2**16))
+            uid = [b"", *UID.findall(head)][-1]  # its own comes after those that it refers to
+            like = max(0, int(number)), uid, (int(x), int(y)), *kind
+            place, direction = (np.array(values.split(), float) for values in (place, direction))
+            about = like, int(z) * int(t), place, direction, int(header), valid == "1"
+            pictures[int(name[3:])] = Picture(*about)
     said = [line for line in text.splitlines() if TROUBLE.search(line)]
-    for pair in re.findall(r"^\t(in.\d+)\t=\t(in.\d+)$", text, re.MULTILINE):
-        if not filecmp.cmp(*(folder / name for name in pair), shallow=False):
+    for pair in re.findall(r"^\t(in/\d{6})\t=\t(in/\d{6})$", text, re.MULTILINE):
+        if set(pair) <= set(names) and not filecmp.cmp(
+            *(folder / name for name in pair), shallow=False
+        ):
             said.append("{} and {} differ, but say that they are the same".format(*pair))
     results = results_in(folder / "out", pictures, said)
     said = (re.sub(r"^\W*(warning|error)\W*", "", line, flags=re.IGNORECASE) for line in said)
-    said = (re.sub(r"\bin.(\d{6})\b", lambda m: Path(files[int(m[1])]).name, x) for x in said)
+    said = (re.sub(r"\bin/\d{6}\b", lambda m: Path(names.get(m[0], m[0])).name, x) for x in said)
     return results, pictures, list(filter(None, dict.fromkeys([*said, ended])))
 
 

@@ -26,7 +26,7 @@ POSITION = re.compile(
 HARMLESS = re.compile(
     r"Patient Position .* not specified|Unable to determine manufacturer|Empty protocol name"
     r"|2D images are not mirrored|exported as classic|Philips enhanced|slice.?tim|Protocol.*Block"
-    r"|order is not spatial|dwidenoise|if conversion fails",
+    r"|dwidenoise|if conversion fails",
     re.IGNORECASE,
 )
 PLACES = re.compile(r"distance varies|Missing images\?|made _Eq|status 1$|order is not spatial")
