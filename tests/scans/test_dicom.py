@@ -169,7 +169,7 @@ def whole(make, change=lambda path: None, wanted=DATA[0]):
 
 WHITE = int(DATA[0].max()) + int(DATA[0].min())
 WHOLE = {
-    "plain": whole(lambda: slices(MRAcquisitionType="3D")),
+    "plain": whole(slices),
     "directions differ by 1e-5 degrees": whole(turned),
     "uneven by a tenth": whole(lambda: [single(0, z, (-1) ** z * NORMAL / 12) for z in range(4)]),
     "many UIDs": whole(lambda: [single(0, z, series=f"1.2.{z}", **XA) for z in range(4)]),
@@ -286,7 +286,7 @@ def test_parts_of_one_file_become_results_with_names(tmp_path, tiny):
 def test_the_planes_of_a_localizer_are_three_series(tmp_path):
     made = [
         dicom(DATA[k, z], ORIGIN + 5 * z * np.cross(a, b), [*a, *b], number=9 * k + z,
-              Manufacturer="GE MEDICAL SYSTEMS", ImagesInAcquisition=9)
+              Manufacturer="GE MEDICAL SYSTEMS", ImagesInAcquisition=9, MRAcquisitionType="3D")
         for k, (a, b) in enumerate(((ALONG, DOWN), (DOWN, NORMAL), (ALONG, NORMAL)))
         for z in range(3)
     ]  # fmt: skip
