@@ -6,25 +6,37 @@ again, as both call load_parts.
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import time
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import combinations, islice
 from pathlib import Path
 
 import numpy as np
+from isal import isal_zlib
 
-from scans.dicom import read_scan
-from scans.pictures import read_picture
-from scans.subjects import Scan, find_scans, split_subjects, training_scans  # noqa: F401
-from scans.volumes import PICTURES, PLANES, kind_of, suffix
+from scans import PLANES, read
+from scans.copies import ENOUGH, SIZE, find_copies, thumbnail
+from scans.files import PICTURES, kind_of, natural, partner, suffix
+from scans.intensity import normalised
+from scans.listing import SPLITS, ScanFile, find_scans, subjects_of, training_scans  # noqa: F401
+from scans.packed import is_packed, packed_names, read_packed
+from scans.scan import to_ras
+from scans.subjects import Name, person_key
 from utils import DataError, atomic_write, int_between, progress, warn
 
 OWN_DATA = Path(__file__).parent / "data" / "ds002748"  # what is used without --data
 CACHE_LIMIT = 20e9  # bytes; beyond it, what was not used for a week goes, oldest first
+DAY = 86400  # seconds
+LOOKED_AT = 20  # axial slices of a volume, evenly spread, that are looked at for copies
+SETTLED = 3  # seconds after which a file that is written again has another time of change
+UNKNOWN = "?"  # the subject of slices of which nobody knows whose they are
+FOREGROUND = 26  # of 255: more than a tenth of white
 SMALLEST = 8  # pixels along an edge; smaller ones are no slices
 AXES = {plane: (plane,) for plane in PLANES} | {"all": PLANES, "through": ("coronal", "sagittal")}
 DATA_OPTIONS = ("data", "subjects", "each_file_a_subject", "axis", "slices", "cache", "seed")
@@ -62,28 +74,37 @@ def load_parts(
     workers: int = 2,
     split: bool = True,
     quiet: bool = False,
+    seen=(),
 ) -> tuple[dict, str]:
     """({'train', 'val', 'test': Slices}, fingerprint): one call for training and evaluation.
 
     `load_parts(**{name: getattr(args, name) for name in DATA_OPTIONS})`. data: a folder of
     pictures, volumes or DICOM series; None: the slices of ds002748 in the clone. split: False gives
     {'all': Slices} and asks for no subjects. quiet: no progress bar, for all processes but one.
+    seen: people to keep out of val and test, see `split_subjects`.
     The fingerprint stays the same when the folder moves, and changes with any file, with the
     subjects or with the split: a run is resumed if it is the same. Both programs find one cache
-    entry, however the folder is written. Raises DataError where subjects are in doubt or too few.
+    entry, however the folder is written. Raises DataError where subjects are in doubt or too few,
+    and where copies of one slice are on two sides of the split.
     """
     if axis not in AXES:
         raise DataError(f"axis {axis}: not one of {', '.join(AXES)}")
     root = Path(OWN_DATA if data is None else data)
     say = (lambda message: None) if quiet else warn
-    scans, doubt = training_scans(root, subjects, each_file_a_subject, say)
-    if split and doubt:
-        raise DataError(doubt)
+    if is_packed(root):
+        scans, doubt = packed_scans(root)
+    else:
+        scans, doubt = training_scans(root, subjects, each_file_a_subject, say)
+    if doubt:
+        if split:
+            raise DataError(doubt)
+        say(f"{doubt}; now all count as slices of one unknown subject")
+        scans = [replace(scan, subject=UNKNOWN) for scan in scans]
     if axis == "through":
         scans = [scan for scan in scans if scan.files or suffix(scan.path) not in PICTURES]
         if not scans:
             raise DataError(f"{root}: holds pictures only; through-plane training needs volumes")
-    part_of = split_subjects(scans, seed) if split else {}
+    part_of = split_subjects(scans, seed, seen=seen) if split else {}
     every, key, bad = load_slices(
         scans, cache, root=root, axis=axis, count=slices, workers=workers, quiet=quiet
     )
@@ -93,12 +114,98 @@ def load_parts(
     if not split:
         return {"all": every}, key
     which = np.array([part_of[subject] for subject in every.subject])
+    check_no_copies(root, every, which)
     parts = {name: every.take(which == name) for name in ("train", "val", "test")}
     for name, part in parts.items():
-        if not len(part):
+        if not len(part) and name in part_of.values():
             raise DataError(f"{root}: no slice of the {name} subjects could be read")
-    whose = [[scan.subject, part_of[scan.subject]] for scan in scans]
-    return parts, hashlib.sha256(json.dumps([key, whose]).encode()).hexdigest()[:16]
+    sides = [[scan.subject, part_of[scan.subject]] for scan in scans]
+    return parts, hashlib.sha256(json.dumps([key, sides]).encode()).hexdigest()[:16]
+
+
+# --- split ----------------------------------------------------------------------------------------
+
+
+def split_subjects(
+    scans: list[ScanFile], seed: int, validate: float = 0.1, test: float = 0.15, seen=()
+) -> dict:
+    """Assign every subject to `train`, `val` or `test`: {subject: split}.
+
+    The data set's own `train`, `val` and `test` folders are kept; what is missing is taken out of
+    the rest by a seeded shuffle of subjects, the same share of each class, at least one subject.
+    seen: people who change places with others of train, as far as there are some of their class.
+    Raises DataError if a subject is in two of the folders or there are too few subjects.
+    """
+    where = os.path.commonpath([scan.path for scan in scans]) or "."
+    given, groups = defaultdict(set), defaultdict(dict)
+    for scan in scans:
+        given[scan.subject].add(scan.split)
+        groups[scan.group][scan.subject] = None  # an ordered set: thousands of subjects are quick
+    both = sorted((s for s, splits in given.items() if len(splits) > 1), key=natural)
+    if both:
+        places = [p or "neither" for p in ("train", "val", "test", "") if p in given[both[0]]]
+        raise DataError(
+            f"{where}: {len(both)} subject(s) are in {' and in '.join(places)} too "
+            f"({', '.join(both[:5])}); keep each in one of them"
+        )
+    split = {s: splits.copy().pop() or "train" for s, splits in given.items()}
+    wanted = {"val": validate, "test": test}
+    wanted = {k: share for k, share in wanted.items() if share and k not in split.values()}
+    if "val" in split.values() and "train" in [scan.split for scan in scans]:
+        wanted.pop("test", None)  # a data set with folders of its own for both has no test part
+    if set(split.values()) == {"test"}:
+        return split  # a data set to evaluate on
+    left = list(split.values()).count("train")
+    if left <= len(wanted) and (wanted or validate):
+        raise DataError(
+            f"{where}: {left} subject(s){'' if 'test' in wanted else ' outside test'} are too few "
+            f"for {' and '.join(('train', *wanted))}; if there are more, --subjects FILE says who "
+            "is who (evaluate.py --split all needs no split)"
+        )
+    rng = np.random.default_rng(seed)
+    order = {g: rng.permutation(sorted(s, key=natural)).tolist() for g, s in sorted(groups.items())}
+    for name, share in wanted.items():
+        # Deal subjects class by class, so that every class gives its share.
+        pools = [[s for s in subjects if split[s] == "train"] for subjects in order.values()]
+        take = [round(share * len(pool)) for pool in pools]
+        if not any(take):
+            take[int(np.argmax([len(pool) for pool in pools]))] = 1
+        for pool, n in zip(pools, take):
+            split |= dict.fromkeys(pool[:n], name)
+    # Who was seen leaves test for train, then val; whoever takes the place was not seen.
+    seen = {person_key(person) for person in seen}
+    for name in [name for name in ("test", "val") if name in wanted]:
+        for subjects in order.values():
+            leaving = [s for s in subjects if split[s] == name and person_key(s) in seen]
+            free = [s for s in subjects if split[s] in {"train", *wanted} - {"test", name}]
+            free = [s for s in free if person_key(s) not in seen]
+            for gone, new in zip(leaving, free):
+                split[gone], split[new] = split[new], name
+    return split
+
+
+def check_no_copies(root, slices: "Slices", part_of: np.ndarray) -> None:
+    """Raise DataError if copies of one slice, or nearly, are on two sides of the split.
+
+    part_of: (n,) the part of each slice, such as `train`.
+    """
+    numbers, thumbnails = slices.thumbnails
+    slice_of = dict(zip(slices.volume[::-1].tolist(), range(len(slices))[::-1]))  # the first one
+    side = np.array([part_of[slice_of[v]] if v in slice_of else "" for v in numbers.tolist()])
+    for parts in combinations(("train", "val", "test"), 2):
+        sides = [np.flatnonzero(side == part) for part in parts]
+        pairs = find_copies(*(thumbnails[chosen] for chosen in sides))
+        if pairs:
+            both = [slice_of[numbers[chosen[i]]] for chosen, i in zip(sides, pairs[0])]
+            words = " and ".join(
+                f"{slices.name[i].partition('#')[0]} (of {slices.subject[i]}, in {part})"
+                for i, part in zip(both, parts)
+            )
+            more = f"{len(pairs)}{' or more' * (len(pairs) >= ENOUGH)} such pairs"
+            raise DataError(
+                f"{root}: slices of {words} are one picture, or nearly ({more}); delete the "
+                "copies, or give both one subject in --subjects FILE"
+            )
 
 
 # --- all slices in one file -----------------------------------------------------------------------
@@ -106,61 +213,68 @@ def load_parts(
 
 @dataclass
 class Slices:
-    """Slices of one split. Pixels lie in one uint8 file; only what is asked for is read."""
+    """Slices of one split, as views into volumes that lie one behind the other in one uint8 file.
+
+    A volume is stored from the top down, from the front to the back, from left to right; a picture
+    is a volume of one slice. Slices of all planes are views into it.
+    """
 
     file: Path
-    offset: np.ndarray  # (n,) int64, where a slice starts in the file
-    shape: np.ndarray  # (n, 2) int32, its height and width
+    start: np.ndarray  # (V,) int64, where a volume starts in the file
+    size: np.ndarray  # (V, 3) int64, its slices, rows and columns
+    mm: np.ndarray  # (V, 3) float64, their distances; 0 of a picture
+    volume: np.ndarray  # (n,) int64, the volume of a slice
+    plane: np.ndarray  # (n,) int64, 0 sagittal, 1 coronal, 2 axial
+    place: np.ndarray  # (n,) int64, where it lies in the volume as it is stored
     subject: np.ndarray  # (n,) str
     group: np.ndarray  # (n,) str, its class or ''
     name: np.ndarray  # (n,) str, its path below the data folder, with #index in a volume
+    thumbnails: tuple = ()  # (k,) volumes and (k, 1024) thumbnails of their slices; not of a part
 
     def __len__(self) -> int:
-        return len(self.offset)
+        return len(self.volume)
 
     def __getitem__(self, i: int) -> np.ndarray:
-        """Slice i as uint8 (H, W). Read, not memory-mapped: mapped pages would
-        count as resident memory."""
-        h, w = self.shape[i].tolist()
-        with open(self.file, "rb", buffering=0) as file:  # half the time of np.fromfile
-            file.seek(int(self.offset[i]))
-            return np.frombuffer(file.read(h * w), np.uint8).reshape(h, w)
+        """Slice i as uint8 (H, W), as `scans.slices_of` has it."""
+        return self.stack(i)[self.place[i]]
 
-    def volume_of(self, i: int) -> range:
-        """The numbers of the slices here that are of the volume of slice i; of a picture only i."""
-        stem, index = self.place_of(i)
-        first, last = i, i
-        if index is not None:
-            while first > 0 and self.place_of(first - 1)[0] == stem:
-                first -= 1
-            while last + 1 < len(self) and self.place_of(last + 1)[0] == stem:
-                last += 1
-        return range(first, last + 1)
+    @property
+    def shape(self) -> np.ndarray:
+        """Height and width of each slice, (n, 2)."""
+        size, plane = self.size[self.volume], self.plane
+        rows = np.where(plane == 2, size[:, 1], size[:, 0])
+        return np.stack((rows, np.where(plane == 0, size[:, 1], size[:, 2])), 1)
 
-    def place_of(self, i: int) -> tuple[str, int | None]:
-        """The file of slice i, and its number in it; None for a picture."""
-        stem, _, index = str(self.name[i]).rpartition("#")
-        return (stem, int(index)) if stem and index.isdecimal() else (str(self.name[i]), None)
+    @property
+    def pixels(self) -> np.ndarray:
+        """All volumes behind one another, uint8; only what is looked at is read."""
+        mark_used(self.file, DAY)
+        return np.memmap(self.file, np.uint8, "c")
 
-    def thicker(self, i: int, count: int) -> np.ndarray:
-        """The mean of slice i and of those after it in its volume, `count` in all if there are."""
-        stem, index = self.place_of(i)
-        together = [self[i].astype(np.float32)]
-        for j in range(i + 1, i if index is None else min(i + count, len(self))):
-            if self.place_of(j) != (stem, index + j - i):
-                break
-            together.append(self[j])
-        return (np.mean(together, axis=0) + 0.5).astype(np.uint8)
+    def stack(self, i: int) -> np.ndarray:
+        """All slices of the volume and plane of slice i, uint8 (S, H, W), as they are stored."""
+        v = self.volume[i]
+        whole = self.pixels[self.start[v] : self.start[v] + self.size[v].prod()]
+        return stack_along(whole.reshape(self.size[v]), self.plane[i])
+
+    def spacing(self, i: int) -> tuple[float, float]:
+        """How far slice i is from the next, and the width of its pixels, in mm; zeros: unknown."""
+        z, y, x = self.mm[self.volume[i]].tolist()
+        return ((x, y), (y, x), (z, x))[self.plane[i]]
+
+    def distance(self, i: int, scale) -> float:
+        """How far slice i is from the next one, in pixels of an LR slice; 0: unknown."""
+        apart, pixel = self.spacing(i)
+        return apart / (pixel * scale[1]) if pixel else 0.0
 
     def take(self, chosen) -> "Slices":
         """The slices with these indices (or this mask)."""
-        arrays = (self.offset, self.shape, self.subject, self.group, self.name)
-        return Slices(self.file, *(a[chosen] for a in arrays))
+        arrays = (self.volume, self.plane, self.place, self.subject, self.group, self.name)
+        return Slices(self.file, self.start, self.size, self.mm, *(a[chosen] for a in arrays))
 
     def counts(self) -> str:
         """Subjects and slices in words, by class."""
-        n = len(set(self.subject))
-        words = f"{n} subject{'s' * (n != 1)}, {len(self)} slices"
+        words = f"{subjects_in_words(self.subject)}, {len(self)} slices"
         parts = [
             f"{g} {len(set(self.subject[self.group == g]))}/{(self.group == g).sum()}"
             for g in sorted(set(self.group) - {""})
@@ -168,99 +282,167 @@ class Slices:
         return words + (f" ({', '.join(parts)})" if parts else "")
 
 
-def scan_slices(scan: Scan, axis: str, count: int) -> list[tuple[int, np.ndarray]]:
-    """Numbered uint8 slices of one file: number -1 of a picture, many of a volume."""
-    path = scan.path
-    if scan.files or kind_of(path) in ("volume", "dicom"):
-        return volume_slices(path, axis, count, scan.files, scan.series)
-    pixels = read_picture(path).pixels
+def subjects_in_words(subjects) -> str:
+    """How many subjects there are: `3 subjects`."""
+    n = len(set(subjects))
+    return "unknown subjects" if UNKNOWN in subjects else f"{n} subject{'s' * (n != 1)}"
+
+
+def stack_along(pixels: np.ndarray, plane: int) -> np.ndarray:
+    """The slices (S, H, W) of a plane of a volume as `Slices` stores it, as a view."""
+    stack = np.moveaxis(pixels, 2 - plane, 0)
+    return stack if plane else stack[..., ::-1]
+
+
+def number_of(place, plane, first):
+    """The number of a slice in its file, along the axis that runs right, front or up. first: that
+    of the first slice as it is stored; -1 of a picture."""
+    return np.where(plane == 0, first + place, first - place)
+
+
+def read_scan_file(scan: ScanFile) -> dict:
+    """The volume of one file as it is kept: its pixels, the number of the first of its slices along
+    each axis, and which slices of each plane are usable, as places."""
+    if scan.files and is_packed(scan.files[0]):
+        pixels, mm = read_packed(scan.files[0], scan.path.relative_to(scan.files[0]).as_posix())
+        return about_volume(pixels, mm, (len(pixels) - 1, pixels.shape[1] - 1, 0))
+    if scan.files or kind_of(scan.path) in ("volume", "dicom"):
+        return read_volume(scan)
+    picture = read(scan.path)
+    data = picture.intensities()
+    black, white = picture.black_and_white(data)
+    pixels = np.clip((data - np.float32(black)) / np.float32(white - black), 0, 1)
     if min(pixels.shape) < SMALLEST:
-        raise DataError(f"{path}: {pixels.shape[1]}x{pixels.shape[0]} is too small to train on")
-    return [(-1, (pixels * 255 + 0.5).astype(np.uint8))]
+        size = f"{pixels.shape[1]}x{pixels.shape[0]}"
+        raise DataError(f"{scan.path}: {size} is too small to train on")
+    pixels = (pixels * 255 + 0.5).astype(np.uint8)[None]
+    return dict(pixels=pixels, mm=(0, 0, 0), first=(-1, -1, -1), usable=((), (), (0,)), thick=True)
 
 
-def volume_slices(path, axis="axial", count=0, files=(), series="", *, size=None, levels=255):
-    """The usable slices of a volume as [(index, (H, W))], upright, numbered along its RAS axis.
-
-    Intensities are divided by the 99.8th percentile of the voxels above the mean, and clipped;
-    negative ones are moved up first. A slice is usable where more than a tenth of it is above 0.1.
-    count: only that many, spread evenly over them; 0: all. size: (H, W) to cut and pad to with
-    zeros about the box of all usable voxels above 0.1, never resampled; None: that box and 8 pixels
-    around it. files and series: of DICOM, see `Scan`. levels: 255 gives uint8, 65535 uint16.
-    """
-    volume = read_scan(path, files, series=series)
-    if volume.stored.ndim == 4:
-        warn(f"{path}: the first of its {volume.stored.shape[3]} volumes is used")
-    x, y, z = volume.sizes
-    if axis == "through" and (z > 1.5 or z > 1.6 * min(x, y)):
-        raise DataError(f"{path}: slices {z:.2g} mm apart are too thick to learn thinner ones from")
-    data = volume.intensities()
-    if data.min() < 0:
-        data = np.maximum(data - min(0, np.percentile(data, 0.1)), 0)
-    bright = data[data > data.mean()]
-    if not bright.size:
-        raise DataError(f"{path}: is the same everywhere")
-    data /= np.float32(np.percentile(bright, 99.8))
-    foreground, found = data > 0.1, []
-    for plane in AXES[axis]:
-        slices, filled = (volume.slices(array, plane) for array in (data, foreground))
-        box = [np.flatnonzero(filled.any(axis=(0, 2 - k)))[[0, -1]].tolist() for k in (0, 1)]
-        window = [(max(0, a - 8), min(n, b + 9)) for (a, b), n in zip(box, filled.shape[1:])]
-        if size:
-            starts = [(a + b) // 2 - want // 2 for (a, b), want in zip(box, size)]
-            window = [(start, start + want) for start, want in zip(starts, size)]
-        share = filled.mean(axis=(1, 2))
-        if share.max() <= 0.1:  # a small head in a large field of view: its share of the box
-            share *= filled[0].size / np.prod([b - a + 1 for a, b in box])
-        usable = np.flatnonzero(share > 0.1)
-        if count and usable.size > count:
-            spread = np.linspace(0, usable.size - 1, count) if count > 1 else [usable.size / 2]
-            usable = usable[np.round(spread).astype(int)]
-        for i in usable:
-            pixels = np.clip(cut(slices[i], window), 0, 1) * levels + 0.5
-            found.append((int(i), pixels.astype(np.uint8 if levels == 255 else np.uint16)))
-    if not found:
-        raise DataError(f"{path}: no slice with enough foreground")
+def read_volume(scan: ScanFile) -> dict:
+    """`read_scan_file` of a volume, cut to the box of its foreground and 8 voxels around."""
+    data, sizes = ras_intensities(scan.path, scan.files, scan.series)
+    foreground = data > 0.1
+    if not foreground.any():
+        raise DataError(f"{scan.path}: is the same everywhere")
+    ends = [np.flatnonzero(foreground.any((k - 2, k - 1)))[[0, -1]] for k in range(3)]
+    box = [slice(max(0, a - 8), min(n, b + 9)) for (a, b), n in zip(ends, data.shape)]
+    pixels = (data[tuple(box)] * 255 + 0.5).astype(np.uint8).transpose(2, 1, 0)[::-1, ::-1]
+    first = (box[2].stop - 1, box[1].stop - 1, box[0].start)
+    whole = np.array(data.shape[::-1]) / pixels.shape
+    found = about_volume(pixels, sizes[::-1], first, whole)
+    if not any(map(len, found["usable"])):
+        raise DataError(f"{scan.path}: no slice with enough foreground")
     return found
 
 
-def cut(pixels: np.ndarray, window) -> np.ndarray:
-    """The part of a slice in [(start, stop), (start, stop)], with zeros where that is outside."""
-    inside = tuple(slice(max(0, a), b) for a, b in window)
-    outside = [(max(0, -a), max(0, b - n)) for (a, b), n in zip(window, pixels.shape)]
-    return np.pad(pixels[inside], outside)
+def about_volume(pixels: np.ndarray, mm, first, whole=(1, 1, 1)) -> dict:
+    """`read_scan_file` of pixels (S, H, W), from the top down and from the front to the back.
 
-
-def fingerprint(scans: list[Scan], root, *options) -> str:
-    """A digest of the files' places below root, sizes and samples of their bytes, and options.
-
-    Neither the folder's own path nor any time is part of it.
+    A slice is usable where more than a tenth of it is above a tenth of white. mm: voxel sizes.
+    first: the numbers of the first slices along the axes. whole: how many times as long as `pixels`
+    the field of view was along them; of a small head in a large one, its share of `pixels` counts.
     """
-    digest = hashlib.sha256(json.dumps(["cache 5", *options]).encode())
-    files = [path for scan in scans for path in scan.files or (scan.path,)]
-    files += [path.with_suffix(".hdr") for path in files if suffix(path) == ".img"]
+    foreground, usable = pixels >= FOREGROUND, []
+    for axis in range(3):
+        sides = [k for k in range(3) if k != axis]
+        share = foreground.mean(axis=tuple(sides))
+        of_view = share / np.prod([whole[k] for k in sides])
+        usable.append(np.flatnonzero((of_view if of_view.max() > 0.1 else share) > 0.1))
+    z, y, x = mm
+    thick = z > 1.5 or z > 1.6 * min(x, y)  # too thick to learn thinner slices from
+    # In the order of PLANES.
+    return dict(pixels=pixels, mm=mm, first=first[::-1], usable=usable[::-1], thick=thick)
+
+
+def packed_scans(root: Path) -> tuple[list[ScanFile], str]:
+    """The volumes in a packed file as scans, and '' or why the names do not tell the subjects."""
+    scans, names = [], []
+    for name in packed_names(root):
+        *folders, last = name.split("/")
+        split = next((SPLITS[f.lower()] for f in folders if f.lower() in SPLITS), "")
+        inner = tuple(f for f in folders if f.lower() not in SPLITS)
+        scans.append(ScanFile(root / name, "", "", split, files=(root,)))
+        names.append(Name(inner, last, False))
+    return subjects_of(scans, names)
+
+
+def ras_intensities(path, files=(), series="") -> tuple[np.ndarray, list[float]]:
+    """A scan in [0, 1], float32 (right, front, up), of several volumes the first; its voxel sizes.
+
+    See `intensity.intensity_range` for what is 0 and 1.
+    """
+    scan = read(path, files, series=series)
+    if scan.times > 1:
+        warn(f"{path}: the first of its {scan.times} volumes is used")
+    return normalised(to_ras(scan.intensities(), scan.affine)), scan.sizes
+
+
+def spread_evenly(usable: np.ndarray, count: int) -> np.ndarray:
+    """So many of these, the first and the last among them; all of them if count is 0."""
+    if not count or len(usable) <= count:
+        return usable
+    places = np.linspace(0, len(usable) - 1, count) if count > 1 else [len(usable) / 2]
+    return usable[np.round(places).astype(int)]
+
+
+def fingerprint(scans: list[ScanFile], root, cache=None, remember=True) -> str:
+    """A digest of the files' places below root, and of all their bytes.
+
+    Neither the folder's own path nor any time is part of it. In `cache` a small file remembers the
+    digest, so that nothing is read again as long as each file has the size and the times of its
+    last change that it had. remember: False never writes that file.
+    """
+    about = b"cache 7"
+    files = list(dict.fromkeys(path for scan in scans for path in scan.files or (scan.path,)))
+    files += [partner(path, ".hdr") for path in files if suffix(path) in (".img", ".img.gz")]
+    places = [os.fsencode(Path(os.path.relpath(path, root)).as_posix()) for path in files]
+
+    def digest(signatures) -> str:
+        lines = (b"%s %s" % pair for pair in zip(places, signatures))
+        return hashlib.sha256(b"\n".join((about, *lines))).hexdigest()[:16]
+
     with ThreadPoolExecutor(8) as pool:
-        for path, words in zip(files, pool.map(sample, files)):
-            digest.update(os.fsencode(Path(os.path.relpath(path, root)).as_posix()) + words)
-    return digest.hexdigest()[:16]
+        now = time.time()
+        changes = list(pool.map(last_change, files))
+        known = Path(cache or ".", f"{digest(b'%d %d %d' % c for c in changes)}.digest")
+        with suppress(OSError, ValueError):
+            key = known.read_text() if cache else ""
+            if len(key) == 16 and int(key, 16) >= 0:
+                return key
+        key = digest(pool.map(file_signature, files))
+    # A file that was just written could be written again within the same tick of the clock.
+    settled = max(max(change[1:]) for change in changes) < (now - SETTLED) * 1e9
+    if cache and remember and settled:
+        with suppress(OSError, DataError):
+            known.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(known, "w") as file:
+                file.write(key)
+    return key
 
 
-def sample(path: Path) -> bytes:
-    """A file's size and eight pieces of it, its end included, where gzip and PNG keep checksums."""
-    words = b"gone"  # such as a broken link; reading it says what is wrong
+def last_change(path: Path) -> tuple[int, int, int]:
+    """A file's size and, in ns, when its content and its entry were changed; zeros: no file."""
     with suppress(OSError):
-        if path.is_file():
-            size = path.stat().st_size
-            with open(path, "rb", buffering=0) as file:
-                words = b"%d|" % size
-                for i in range(8 if size > 8192 else 1):
-                    file.seek((size - 1024) * i // 7 if size > 8192 else 0)
-                    words += file.read(1024 if size > 8192 else size)
-    return words
+        about = path.stat()
+        return about.st_size, about.st_mtime_ns, about.st_ctime_ns
+    return 0, 0, 0
+
+
+def file_signature(path: Path) -> bytes:
+    """A file's size and the CRC-32 of all its bytes: 6 GB/s, as fast as a disk is read."""
+    size, check = 0, 0
+    with suppress(OSError):  # such as a broken link; reading it says what is wrong
+        if not path.is_file():
+            return b"gone"
+        with open(path, "rb", buffering=0) as file:
+            while part := file.read(2**20):
+                size, check = size + len(part), isal_zlib.crc32(part, check)
+    return b"%d %08x" % (size, check)
 
 
 def load_slices(
-    scans: list[Scan], cache, *, root=None, axis="axial", count=0, workers=2, quiet=True
+    scans: list[ScanFile], cache, *, root=None, axis="axial", count=0, workers=2, quiet=True
 ) -> tuple[Slices, str, int]:
     """All slices of all scans, decoded once: (Slices, fingerprint, number of files left out).
 
@@ -269,68 +451,92 @@ def load_slices(
     out.
     """
     root = root or os.path.commonpath([scan.path.parent for scan in scans])
-    key = fingerprint(scans, root, axis, count)
+    key = fingerprint(scans, root, cache, remember=not quiet)
     pixels_file, index_file = (Path(cache, f"{key}.{end}") for end in ("u8", "npz"))
+    mark_used(pixels_file)  # before it is looked for, so that nobody deletes it in between
     index = read_index(index_file, pixels_file)
     if index is None:
         Path(cache).mkdir(parents=True, exist_ok=True)
-        clean(Path(cache))
+        prune_cache(Path(cache))
         with atomic_write(pixels_file) as file:
-            index = decode(scans, file, axis, count, workers, quiet)
+            index = decode(scans, file, workers, quiet)
         buffer = io.BytesIO()  # writing to a full disk, np.savez would raise anything
         np.savez(buffer, **index)
         with atomic_write(index_file) as file:
             file.write(buffer.getbuffer())
-    else:
-        with suppress(OSError):  # a cache of someone else
-            os.utime(index_file)  # used today
-    owner = index["owner"]
-    places = [Path(os.path.relpath(scan.path, root)).as_posix() for scan in scans]
-    names = [places[i] + (f"#{n}" if n >= 0 else "") for i, n in zip(owner, index["number"])]
+    return slices_of_index(index, pixels_file, scans, root, axis, count), key, len(index["bad"])
+
+
+def slices_of_index(index: dict, pixels_file: Path, scans, root, axis: str, count: int) -> Slices:
+    """The slices of a plane, or of several, `count` of each volume and plane or all (0)."""
+    chosen, too_thick = [], []
+    planes = [PLANES.index(plane) for plane in AXES[axis]]
+    bounds = np.searchsorted(index["volume"], np.arange(len(index["start"]) + 1))
+    for v, (begin, end) in enumerate(itertools.pairwise(bounds)):
+        if axis == "through" and index["thick"][v]:
+            too_thick.append(scans[index["owner"][v]].path)
+            continue
+        of_plane = index["plane"][begin:end]
+        wanted = planes if index["first"][v, 2] >= 0 else [2]  # a picture has one slice
+        for plane in wanted:
+            chosen.append(begin + spread_evenly(np.flatnonzero(of_plane == plane), count))
+    if too_thick:
+        words = "slices too thick to learn thinner ones from"
+        warn(f"left out: {len(too_thick)} volumes with {words} ({too_thick[0]})")
+    chosen = np.concatenate([*chosen, np.zeros(0, int)]).astype(int)
+    if not len(chosen):
+        raise DataError(f"{root}: no slice of the wanted plane could be read")
+    volume, plane, place = (index[name][chosen] for name in ("volume", "plane", "place"))
+    first, owner = index["first"][volume, plane], index["owner"][volume]
+    numbers = number_of(place, plane, first)
+    files = [Path(os.path.relpath(scan.path, root)).as_posix() for scan in scans]
+    names = [files[i] + (f"#{n}" if n >= 0 else "") for i, n in zip(owner, numbers)]
     who = np.array([(scan.subject, scan.group) for scan in scans])[owner]
-    arrays = (index[name] for name in ("offset", "shape"))
-    return Slices(pixels_file, *arrays, *who.T, np.array(names)), key, len(index["bad"])
+    where = (index[name] for name in ("start", "size", "mm"))
+    looked_at = index["looked_at"], index["thumbnail"]
+    return Slices(pixels_file, *where, volume, plane, place, *who.T, np.array(names), looked_at)
 
 
-def decode(scans: list[Scan], file, axis: str, count: int, workers: int, quiet: bool) -> dict:
-    """Write the pixels of all slices into a file, and return what says where each of them is."""
-    offset, shape, owner, numbers, bad = [], [], [], [], []
+def decode(scans: list[ScanFile], file, workers: int, quiet: bool) -> dict:
+    """Write the volumes of all files into a file, and return what says where each of them is."""
+    volumes, bad, position, first_error = [], [], 0, ""
+    looked_at, thumbnails = [], []
 
-    def read(scan):
+    def read_one(scan):
         try:
-            return scan_slices(scan, axis, count)
+            return read_scan_file(scan)
         except DataError as error:
             return error
 
-    position, first = 0, ""
     numbered = iter(progress(scans, desc="reading", unit="file", disable=quiet))
     with ThreadPoolExecutor(workers) as pool:
         # A few scans at a time: what waits to be written is bounded.
-        for start in range(0, len(scans), 4 * workers):
+        for begin in range(0, len(scans), 4 * workers):
             part = list(islice(numbered, 4 * workers))
-            for i, found in enumerate(pool.map(read, part), start):
+            for owner, found in enumerate(pool.map(read_one, part), begin):
                 if isinstance(found, DataError):
                     warn(f"left out: {found}")
-                    bad.append(i)
-                    first = first or f" ({found})"
+                    bad.append(owner)
+                    first_error = first_error or f" ({found})"
                     continue
-                for number, pixels in found:
-                    file.write(np.ascontiguousarray(pixels).data)
-                    offset.append(position)
-                    shape.append(pixels.shape)
-                    owner.append(i)
-                    numbers.append(number)
-                    position += pixels.size
+                pixels = np.ascontiguousarray(found.pop("pixels"))
+                file.write(pixels.data)
+                some = spread_evenly(np.array(found["usable"][2], int), LOOKED_AT)
+                looked_at += [len(volumes)] * len(some)
+                thumbnails += [thumbnail(pixels[place]) for place in some]
+                volumes.append(found | dict(start=position, size=pixels.shape, owner=owner))
+                position += pixels.size
     next(numbered, None)  # ends the bar
-    if not offset:
-        raise DataError(f"{scans[0].path.parent}: no slice could be read from any file{first}")
-    return dict(
-        offset=np.array(offset),
-        shape=np.array(shape, np.int32),
-        owner=np.array(owner),
-        number=np.array(numbers),
-        bad=np.array(bad),
-    )
+    if not volumes:
+        raise DataError(f"{scans[0].path.parent}: no slice could be read of any file{first_error}")
+    index = {name: np.array([v[name] for v in volumes])
+             for name in ("start", "size", "mm", "first", "owner", "thick")}  # fmt: skip
+    table = [(v, plane, place) for v, found in enumerate(volumes)
+             for plane in range(3) for place in found["usable"][plane]]  # fmt: skip
+    index |= dict(zip(("volume", "plane", "place"), np.array(table).T))
+    thumbnails = np.array(thumbnails, np.int8).reshape(-1, SIZE**2)
+    index |= dict(looked_at=np.array(looked_at, int), thumbnail=thumbnails)
+    return index | dict(bad=np.array(bad), bytes=np.array(position))
 
 
 def read_index(index_file: Path, pixels_file: Path) -> dict | None:
@@ -338,29 +544,43 @@ def read_index(index_file: Path, pixels_file: Path) -> dict | None:
     try:
         with np.load(index_file) as file:
             index = dict(file)
-        end = index["offset"][-1] + index["shape"][-1].prod()
-        return index if pixels_file.stat().st_size == end else None
+        return index if pixels_file.stat().st_size == index["bytes"] else None
     except Exception:  # a damaged file can fail anywhere in there, and is made again
         return None
 
 
-def clean(cache: Path) -> None:
+OUR_NAME = "[0-9a-f]" * 16  # of files here, as a glob: --cache may be a folder with others, too
+LAST_USE = {}  # {pixels file: when mark_used noted it}
+
+
+def mark_used(pixels_file: Path, every: float = 0) -> None:
+    """Note in the index that a cache entry is in use now, if that was not done for some seconds."""
+    now = time.time()
+    if now - LAST_USE.get(pixels_file, 0) > every:
+        LAST_USE[pixels_file] = now
+        with suppress(OSError):  # a cache of someone else, or none yet
+            os.utime(pixels_file.with_suffix(".npz"), (now, now))
+
+
+def prune_cache(cache: Path) -> None:
     """Delete what killed processes left behind, and entries not used for a week beyond the limit.
 
-    The longest unused go first. An entry in use is safe: its index is touched at each start.
+    The longest unused go first. An entry in use is safe: its index is touched at each start, and
+    once a day while slices are read.
     """
     now, entries = time.time(), []
     with suppress(OSError):  # another process is at it too
-        for left in cache.glob(".*.part"):
-            if now - left.stat().st_mtime > 3600:
-                left.unlink(missing_ok=True)
-        for pixels in cache.glob("*.u8"):
+        for pattern, days in ((f".{OUR_NAME}.*.part", 1), (f"{OUR_NAME}.digest", 30)):
+            for left in cache.glob(pattern):
+                if now - left.stat().st_mtime > days * DAY:
+                    left.unlink(missing_ok=True)
+        for pixels in cache.glob(f"{OUR_NAME}.u8"):
             index = pixels.with_suffix(".npz")
             used = (index if index.exists() else pixels).stat().st_mtime
             entries.append((used, pixels.stat().st_size, index, pixels))
         total = sum(size for _, size, _, _ in entries)
         for used, size, index, pixels in sorted(entries):
-            if total > CACHE_LIMIT and now - used > 7 * 86400:
+            if total > CACHE_LIMIT and now - used > 7 * DAY:
                 total -= size
                 index.unlink(missing_ok=True)
                 pixels.unlink(missing_ok=True)

@@ -1,31 +1,33 @@
-"""Score checkpoints against bicubic upsampling on the same slices.
+"""Score weights against bicubic upsampling on the same slices.
 
-    python evaluate.py weights/x4.pt                  on the test people of data/ds002748
-    python evaluate.py runs/mine/best.pt              on the test people of the run's own data
-    python evaluate.py a.pt b.pt --degradation all    every degradation, a table of gains
+    python evaluate.py                               the shipped weights, test people of ds002748
+    python evaluate.py runs/mine/best.pt             the test people of the run's own data
+    python evaluate.py a.pt b.pt --degradation all   every degradation, and a table of gains
+    python evaluate.py --scale 4x1 --data VOLUMES    four slices made of each thick one
 
-Networks that enlarge through the slices (--scale 4x1 in training) are scored on whole volumes,
-against cubic and linear interpolation.
+Through the slices whole volumes are scored, against cubic and linear interpolation.
 """
 
 import csv
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 import dataset
-import modules
-from degradation import ALL, full_name, scale_name
+from degradation import cells, full_name, parse_scale, scale_name
+from evaluation import pairs
 from evaluation.figures import examples_figure, worst_figure
 from evaluation.metrics import gains_over, metrics_table, note_legend
 from evaluation.plots import cost_figure, curves_figure
 from evaluation.scoring import example_of, gains_table, score_slices, table_of
-from inference import through_plane
+from evaluation.volumes import volume_scores
+from inference import Upscaler
 from inference.checkpoints import load_checkpoint
-from scans.dicom import read_scan
-from scans.pictures import read_picture
-from scans.volumes import RESULTS, intensity_range, kind_of, slices_of, stem, to_ras
+from inference.upscaler import DEFAULT
+from scans.files import kind_of
+from scans.listing import training_scans
+from scans.subjects import person_key
 from training.run_folder import loss_curve, read_config
 from utils import (
     DataError,
@@ -40,8 +42,6 @@ from utils import (
     write_json,
 )
 
-SHIPPED = Path(__file__).with_name("weights")
-THROUGH = ("box", "slab-0.8", "slab-1.2", "blur-1", "box+rician-2")  # `all`, through the slices
 FILES = ("json", "csv", "curves", "cost", "examples")
 
 
@@ -49,39 +49,44 @@ FILES = ("json", "csv", "curves", "cost", "examples")
 
 
 def parser_of() -> Parser:
-    parser = Parser(__doc__.split("\n\n")[0])
+    text, examples, *_ = __doc__.split("\n\n")
+    parser = Parser(text, examples=examples)
     add = parser.add_argument
-    add("checkpoint", nargs="+", help="weights to compare, of one scale")
-    add("--data", help="folder of pictures or volumes  (default: that of the checkpoints' run, "
-        "else data/ds002748)")  # fmt: skip
+    add("weights", nargs="*", help="weights to compare  (default: weights/brain.pt)")
+    add("--scale", type=parse_scale,
+        help="2, 3, 4; through thick slices 2x1 ... 6x1  (default: 4 if they can)")  # fmt: skip
+    add("--data", help="folder of pictures or volumes  (default: that of the weights' run, else "
+        "data/ds002748)")  # fmt: skip
     add("--pairs", nargs=2, metavar=("LR", "HR"),
         help="two folders of ready pairs, files of one name (or two files)")  # fmt: skip
     add("--split", choices=("train", "val", "test", "all"),
         help="subjects to score; all: every slice of the folder  (default: test)")  # fmt: skip
     add("--degradation", nargs="+", metavar="NAME",
-        help="how LR is made, one table each; all: every one of STUDY.md  "
+        help="how LR is made, one table each; all: every one of docs/STUDY.md  "
         "(default: bicubic; through the slices: box)")  # fmt: skip
     add("--told", action="store_true", help="tell networks that take it the true degradation")
+    add("--alone", action="store_true", help="each slice without its neighbours")
     add("--consistent", action="store_true",
         help="a second row each: the result projected onto the measured LR slice")  # fmt: skip
     dataset.add_data_arguments(add)
     add("--device", default="auto", help="auto, cpu, cuda, mps")
     add("--json", metavar="FILE", help="write the tables as JSON too")
     add("--csv", metavar="FILE", help="write the scores of each slice")
-    add("--curves", metavar="FILE", help="plot the loss curves of the checkpoints' runs, as PNG")
+    add("--curves", metavar="FILE", help="plot the loss curves of the weights' runs, as PNG")
     add("--cost", metavar="FILE", help="plot PSNR against multiply-accumulates, as PNG")
     add("--examples", metavar="FILE", help="draw slices of best, median and worst gain of the "
-        "first checkpoint; of several degradations the worst of each")  # fmt: skip
+        "first weights; of several degradations the worst of each")  # fmt: skip
     return parser
 
 
 def arguments(argv=None):
-    """(arguments, {checkpoint: config of its run}); what is not given is that of the runs."""
+    """(arguments, {weights: config of their run}); what is not given is that of the runs."""
     parser = parser_of()
     usual = {name: parser.get_default(name) for name in dataset.DATA_OPTIONS}
     parser.set_defaults(**dict.fromkeys(usual))
     args = parser.parse_args(argv)
-    configs = {path: read_config(Path(path).parent) for path in args.checkpoint}
+    args.weights = args.weights or [str(DEFAULT)]
+    configs = {path: read_config(Path(path).parent) for path in args.weights}
     moved = args.data is not None  # the split of another folder is this one's business
     for name, value in usual.items():
         found = {}
@@ -92,16 +97,18 @@ def arguments(argv=None):
         if getattr(args, name) is None:
             if len(found) > 1:
                 flag = "--" + name.replace("_", "-")
-                raise UsageError(f"{flag}: the runs of the checkpoints differ in it; give it")
+                raise UsageError(f"{flag}: the runs of the weights differ in it; give it")
             setattr(args, name, next(iter(found.values()), value))
+    # The runs kept these out of val and test.
+    args.seen = sorted({p for c in configs.values() for p in c.get("people_of_weights", ())})
     if args.data == "":
         parser.error("--data: is empty")
     for name in FILES:
         flag, path = "--" + name, getattr(args, name)
         if path and (Path(path).is_dir() or not Path(path).absolute().parent.is_dir()):
             parser.error(f"{flag} {path}: is a folder, or lies in none")
-        if path and Path(path).resolve() in {Path(c).resolve() for c in args.checkpoint}:
-            parser.error(f"{flag} {path}: is a checkpoint, and would be overwritten")
+        if path and Path(path).resolve() in {Path(c).resolve() for c in args.weights}:
+            parser.error(f"{flag} {path}: are weights, and would be overwritten")
     if args.pairs and (args.degradation or args.told or args.consistent or moved or args.split):
         parser.error("--pairs are degraded already, and all are scored: no --degradation, --told, "
                      "--consistent, --data, --split")  # fmt: skip
@@ -110,157 +117,95 @@ def arguments(argv=None):
     return args, configs
 
 
-def load_networks(args, device) -> dict:
-    """{path: network}, all of one scale."""
-    networks = {}
-    for path in args.checkpoint:
-        networks[str(path)] = modules.load_network(load_checkpoint(path), path).to(device)
-    scales = {network.scale: path for path, network in networks.items()}
-    if len(scales) > 1:
-        (a, first), (b, second), *_ = scales.items()
-        raise UsageError(
-            f"{first} enlarges by {scale_name(a)}, {second} by {scale_name(b)}: evaluate them one "
-            "at a time"
+def load_upscalers(args, device) -> dict[str, Upscaler]:
+    """{path: Upscaler}, all of one scale; fills in the scale and the degradations."""
+    upscalers = {path: Upscaler(path, device, bf16=False) for path in args.weights}
+    shared = [s for s in next(iter(upscalers.values())).scales
+              if all(s in upscaler.scales for upscaler in upscalers.values())]  # fmt: skip
+    if not shared:
+        words = (
+            f"{path} by {' and '.join(map(scale_name, up.scales))}"
+            for path, up in upscalers.items()
         )
-    if args.told and not any(network.told for network in networks.values()):
+        raise UsageError(f"these weights enlarge by different factors: {', '.join(words)}")
+    args.scale = args.scale or ((4, 4) if (4, 4) in shared else shared[0])
+    for upscaler in upscalers.values():
+        upscaler.scale_of(args.scale)  # refuses what is not there
+    if args.told and all(up.network.estimator is None for up in upscalers.values()):
         raise UsageError("--told: none of these networks takes a description of the degradation")
-    through = 1 in next(iter(scales))
-    names = args.degradation or (["box"] if through else ["bicubic"])
-    if "all" in names:
-        names = THROUGH if through else ALL
-    args.degradation = list(dict.fromkeys(full_name(name, next(iter(scales))) for name in names))
-    return networks
+    names = args.degradation or (["box"] if 1 in args.scale else ["bicubic"])
+    names = cells(args.scale) if "all" in names else names
+    args.degradation = list(dict.fromkeys(full_name(name, args.scale) for name in names))
+    return upscalers
 
 
-def say_what_is_known(args, configs, subjects) -> None:
+def people_known(path, config: dict) -> tuple[list[str] | None, str]:
+    """(people in the training of a checkpoint and of those it began with, who of them list nobody).
+
+    config: that of its run, or {}. None instead of people: it does not say.
+    """
+    people, unlisted = load_checkpoint(path).get("people"), ""
+    if people is None and config:  # of one that began with weights that list nobody
+        parts = config.get("subjects", {})
+        people = [*parts.get("train", ()), *parts.get("val", ())]
+        people += config.get("people_of_weights", ())
+        unlisted = config.get("weights_without_people", "")
+    return people, unlisted
+
+
+def warn_if_trained_on(args, configs, subjects) -> None:
     """Whether the subjects that are scored were trained on: said where it is not certain."""
     for path, config in configs.items():
-        if config and args.split != "train":
-            seen = {str(s) for s in config.get("subjects", {}).get("train", ())}
-            both = seen & set(subjects)
-            if both:
-                warn(f"{path}: {len(both)} of these {len(set(subjects))} subjects are (or are "
-                     "called as) subjects that it was trained on")  # fmt: skip
-        elif not config and Path(path).resolve().parent == SHIPPED and not args.data:
-            if args.split in ("train", "all"):
-                warn(f"{path}: was trained on the train subjects of ds002748")
-        elif not config:
-            warn(f"{path}: no config.json beside it, so that nobody knows whether these subjects "
-                 "were in its training")  # fmt: skip
+        people, unlisted = people_known(path, config)
+        keys = {person_key(str(person)) for person in people or ()}
+        both = [s for s in sorted(set(subjects)) if person_key(s) in keys]
+        if both and args.split != "train":
+            words = f"{len(both)} of these {len(set(subjects))} subjects ({', '.join(both[:5])})"
+            warn(f"{path}: {words} are (or are called as) subjects that it was trained on or that "
+                 "chose it")  # fmt: skip
+        if unlisted or people is None:
+            words = f" ({unlisted}, which it began with, lists none)" if unlisted else ""
+            warn(f"{path}: does not say who was in its training{words}: nobody knows whether these "
+                 "subjects were")  # fmt: skip
 
 
 # --- what is scored -------------------------------------------------------------------------------
 
 
-@dataclass
-class Pairs:
-    """Ready LR and HR slices, float32 (H, W) in [0, 1]; used like dataset.Slices."""
-
-    lr: list
-    hr: list
-    subject: list
-    name: list
-
-    def __len__(self) -> int:
-        return len(self.hr)
-
-    def __getitem__(self, i: int) -> np.ndarray:
-        return self.hr[i]
-
-    @property
-    def shape(self) -> np.ndarray:
-        return np.array([pixels.shape for pixels in self.hr])
-
-    def counts(self) -> str:
-        n, pairs = len(set(self.subject)), len(self)
-        return f"{n} subject{'s' * (n != 1)}, {pairs} pair{'s' * (pairs != 1)} of slices"
-
-
-def stack_of(path: Path, plane: str, limits=None):
-    """The slices (S, H, W) of a picture or a volume in [0, 1], and the values that are 0 and 1.
-
-    limits: such values of its pair, as both must have the same; None: its own.
-    """
-    if kind_of(path) in ("volume", "dicom"):
-        volume = read_scan(path)
-        values = slices_of(to_ras(volume.intensities(), volume.affine), plane)
-        low, high = limits or intensity_range(values)
-    else:
-        picture = read_picture(path)
-        if picture.dtype == "uint8":  # 255 is white in both
-            return picture.pixels[None], None
-        values = picture.pixels[None] * (picture.high - picture.low) + picture.low
-        low, high = limits or (picture.low, picture.high)
-    return np.clip((values - low) / (high - low), 0, 1).astype(np.float32), (low, high)
-
-
-def load_pairs(args, scale) -> Pairs:
-    """The pairs of two folders, files of one name, or of two files."""
-    low, high = (Path(path) for path in args.pairs)
-    if high.is_dir() != low.is_dir() or not (low.exists() and high.exists()):
-        raise UsageError(f"--pairs {low} {high}: takes two folders, or two files, that exist")
-    if high.is_dir():
-        scans = {s.path: s.subject for s in dataset.find_scans(high) if s.left_out != RESULTS}
-        files = {low / path.relative_to(high): path for path in scans}
-        alone = [s.path for s in dataset.find_scans(low) if s.left_out != RESULTS]
-        alone = [path for path in alone if path not in files]
-        if alone:
-            warn(f"{len(alone)} of {low} have no file of the same name in {high} ({alone[0].name})")
-    else:
-        scans, files = {high: stem(high)}, {low: high}
-    plane = args.axis if args.axis in ("coronal", "sagittal") else "axial"
-    pairs = Pairs([], [], [], [])
-    if not files:
-        raise DataError(f"{high}: holds nothing but {RESULTS}")
-    for small, large in files.items():
-        if not small.exists():
-            raise DataError(f"{small}: is missing; the LR of {large} must have the same name")
-        hr, limits = stack_of(large, plane)
-        lr, _ = stack_of(small, plane, limits)
-        h, w = (n // s for n, s in zip(hr.shape[1:], scale))
-        if lr.shape != (len(hr), h, w):
-            sizes = ["x".join(map(str, x.shape)) for x in (lr, hr)]
-            raise DataError(
-                f"{small}: is {sizes[0]} (slices, rows, columns), {large} {sizes[1]}; at scale "
-                f"{scale_name(scale)} LR must be {len(hr)}x{h}x{w} (the LR folder comes first)"
-            )
-        pairs.lr += list(lr)
-        pairs.hr += list(hr)
-        pairs.subject += [scans[large]] * len(hr)
-        pairs.name += [f"{large}#{i}" for i in range(len(hr))] if len(hr) > 1 else [str(large)]
-    return pairs
-
-
 def load_slices(args):
     """The slices to score."""
     options = {name: getattr(args, name) for name in dataset.DATA_OPTIONS}
-    parts, _ = dataset.load_parts(**options, split=args.split != "all")
+    parts, _ = dataset.load_parts(**options, split=args.split != "all", seen=args.seen)
     return parts[args.split or "test"]
 
 
-def score_volumes(args, networks, scale, device):
-    """({degradation: {name: rows}}, subjects) of whole volumes, for networks through the slices."""
+def score_volumes(args, upscalers):
+    """({degradation: {name: rows}}, subjects) of whole volumes, through the slices."""
     root = Path(args.data or dataset.OWN_DATA)
-    scans, doubt = dataset.training_scans(root, args.subjects, args.each_file_a_subject)
+    scans, doubt = training_scans(root, args.subjects, args.each_file_a_subject)
+    if doubt and args.split == "all":
+        warn(f"{doubt}; now all count as scans of one unknown subject")
+        scans = [replace(scan, subject=dataset.UNKNOWN) for scan in scans]
     if args.split != "all":
         if doubt:
             raise DataError(doubt)
-        split = dataset.split_subjects(scans, args.seed)
+        split = dataset.split_subjects(scans, args.seed, seen=args.seen)
         scans = [scan for scan in scans if split[scan.subject] == (args.split or "test")]
-    for scan in scans:
-        if not scan.files and kind_of(scan.path) not in ("volume", "dicom"):
-            raise DataError(
-                f"{scan.path}: is a picture; give --data a folder of scans with thin slices"
-            )
+    scans = [s for s in scans if s.files or kind_of(s.path) in ("volume", "dicom")]
+    if not scans:
+        raise DataError(
+            f"{root}: holds pictures only; give --data a folder of scans with thin slices"
+        )
     rows = {name: {} for name in args.degradation}
     for i, scan in enumerate(progress(scans, desc="scoring", unit="volume")):
-        volume = read_scan(scan.path, scan.files, series=scan.series)
-        if volume.sizes[2] > 1.6 * min(volume.sizes):
+        hr, sizes = dataset.ras_intensities(scan.path, scan.files, scan.series)
+        if sizes[2] > 1.6 * min(sizes):
             raise DataError(f"{scan.path}: its slices are thick themselves: nothing to score with")
-        values = to_ras(volume.intensities(), volume.affine)
-        hr = through_plane.normalised(values)
         for name, found in rows.items():
-            scores = through_plane.volume_scores(networks, hr, name, scale, args.told, device, i)
+            for upscaler in upscalers.values():
+                upscaler.degradation = name if args.told else None
+                upscaler.consistent = False
+            scores = volume_scores(upscalers, hr, sizes, name, args.scale[0], i)
             for label, row in scores.items():
                 about = {"name": str(scan.path), "subject": scan.subject}
                 gain = {"gain": row["psnr"] - scores["cubic"]["psnr"]}
@@ -283,7 +228,7 @@ def write_csv(path, rows: dict) -> None:
                 writer.writerows(words | row for row in scores)
 
 
-def draw_examples(args, network, slices, rows: dict, device) -> list[str]:
+def draw_examples(args, upscaler, slices, rows: dict) -> list[str]:
     """Draw slices of best, median and worst gain, or the worst of each degradation; in words."""
     chosen, gains, words = [], {}, []
     for degradation, found in rows.items():
@@ -294,7 +239,7 @@ def draw_examples(args, network, slices, rows: dict, device) -> list[str]:
         if len(rows) == 1:
             places = {"best": order[-1], "median": order[len(order) // 2]} | places
         for what, i in places.items():
-            example = example_of(network, slices, int(i), degradation, found, device, args.told)
+            example = example_of(upscaler, slices, int(i), degradation, args.scale, found)
             example.name = f"{what}{f': {degradation}' * (len(rows) > 1)}\n{example.name}"
             chosen.append(example)
             gain = f"{gains[degradation][i]:+.2f} dB over bicubic"
@@ -308,44 +253,45 @@ def draw_examples(args, network, slices, rows: dict, device) -> list[str]:
 
 def main(argv=None):
     args, configs = arguments(argv)
-    device = pick_device(args.device)
-    networks = load_networks(args, device)
-    curves = {path: loss_curve(path) for path in networks} if args.curves else {}
-    scale, slices = next(iter(networks.values())).scale, None
-    through = 1 in scale
-    if through and (args.pairs or args.examples or args.consistent):
-        raise UsageError("--pairs, --examples, --consistent: not for networks through the slices")
-    rows = {}
+    upscalers = load_upscalers(args, pick_device(args.device))
+    curves = {path: loss_curve(path) for path in upscalers} if args.curves else {}
+    through, slices, rows = 1 in args.scale, None, {}
+    if through and (args.pairs or args.examples or args.consistent or args.alone):
+        raise UsageError("--pairs, --examples, --consistent, --alone: not through the slices")
     if through:
-        rows, subjects = score_volumes(args, networks, scale, device)
-        people, n = len(set(subjects)), len(subjects)
-        what = f"{people} subject{'s' * (people != 1)}, {n} whole volume{'s' * (n != 1)}"
+        rows, subjects = score_volumes(args, upscalers)
+        n = len(subjects)
+        what = f"{dataset.subjects_in_words(subjects)}, {n} whole volume{'s' * (n != 1)}"
+        warn_if_trained_on(args, configs, subjects)
     elif args.pairs:
-        slices = load_pairs(args, scale)
-        what, args.split = slices.counts(), "pairs"
-        rows["as given"] = score_slices(networks, slices, None, scale, device, lr_slices=slices.lr)
+        found = pairs.pairs_of(*map(Path, args.pairs))
+        rows["as given"] = pairs.score_pairs(upscalers, found, args.scale[0], args.axis)
+        subjects, n = {subject for *_, subject in found}, len(rows["as given"]["bicubic"])
+        what = f"{dataset.subjects_in_words(subjects)}, {n} pair{'s' * (n != 1)} of slices"
+        args.split = "pairs"
     else:
         slices = load_slices(args)
         what = slices.counts()
-        say_what_is_known(args, configs, slices.subject.tolist())
+        warn_if_trained_on(args, configs, slices.subject.tolist())
         for name in args.degradation:
+            for upscaler in upscalers.values():
+                upscaler.degradation = name if args.told else None
+                upscaler.consistent = False
             rows[name] = score_slices(
-                networks, slices, name, scale, device, consistent=args.consistent, told=args.told,
+                upscalers, slices, name, args.scale, consistent=args.consistent, alone=args.alone,
                 word=name,
             )  # fmt: skip
-    if through:
-        say_what_is_known(args, configs, subjects)
-    tables = {name: table_of(found, networks) for name, found in rows.items()}
-    told, text = ", told" * args.told, ""
+    tables = {name: table_of(found, upscalers, args.scale) for name, found in rows.items()}
+    how, text = ", told" * args.told + ", alone" * args.alone, ""
     for name, table in tables.items():
-        print(f"{args.split or 'test'}: {what}; x{scale_name(scale)}, LR by {name}{told}")
+        print(f"{args.split or 'test'}: {what}; x{scale_name(args.scale)}, LR by {name}{how}")
         text = metrics_table(table)
         print(text + "\n")
     print(gains_table(tables))
     note_legend(text)
-    write_results(args, scale, rows, tables, curves)
-    if args.examples and slices is not None and not args.pairs:
-        for line in draw_examples(args, next(iter(networks.values())), slices, rows, device):
+    write_results(args, args.scale, rows, tables, curves)
+    if args.examples and slices is not None:
+        for line in draw_examples(args, next(iter(upscalers.values())), slices, rows):
             print(line)
         note(f"written: {args.examples}")
 

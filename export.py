@@ -1,61 +1,106 @@
 """Write a network as ONNX, for programs without PyTorch.
 
-python export.py weights/x4.pt x4.onnx
+    python export.py weights/brain.pt web/weights      all scales of it
+    python export.py weights/brain.pt . --scale 4      one of them
+    python export.py weights/brain.pt . --error-map    with the expected errors
 
-Input `lr`: float32 (slices, 1, height, width) of any size, 0 to 1. Output `sr`, not clamped to
-[0, 1].
-A network that is told how its input was made estimates it from all slices given together.
-Needs the packages onnx and onnxscript.
+Leaves NAME-describe.onnx, which finds out how slices were made, and NAME-x4.onnx,
+NAME-through-x4.onnx ..., which enlarge them; NAME.json says what else a program must know, as
+web/ does. Needs the packages onnx and onnxscript.
+
+describe: `lr` (slices, 1, height, width) -> `found` (slices, 21). Of a scan the mean over some
+slices of its middle counts.
+enlarge: `lr` (slices, 5, height, width), each slice in the middle of its neighbours, a missing one
+black; `description` (1, 26): what was found, then 1 for each of the four neighbours that are there,
+then log2(distance of slices in widths of their pixels) / 3, or 0 where there are none -> `sr`
+(slices, 1, rows height, columns width), not clamped to [0, 1]; with --error-map also `errors`, not
+calibrated (the calibration stands in NAME.json).
+All float32; values are 0 (black) to 1 (white).
 """
 
 import io
 import logging
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 
 import torch
 
 import modules
-from degradation import scale_name
-from inference import tiling
+from degradation import (
+    AXIS,
+    DENOISED,
+    ENTRIES,
+    FOUND,
+    JPEG,
+    NOISE,
+    Scale,
+    candidates,
+    parse_scale,
+    scale_name,
+)
 from inference.checkpoints import load_checkpoint
-from utils import DataError, Parser, UsageError, atomic_write, one_line, run_main, version
+from inference.error_map import calibration_of
+from inference.sidecar import weights_digest
+from inference.tiling import clamp_to_neighbourhood
+from utils import (
+    DataError,
+    Parser,
+    UsageError,
+    atomic_write,
+    name_of_program,
+    note,
+    one_line,
+    run_main,
+    version,
+    write_json,
+)
 
 USE = (
     "Enlarging slices of brain MRI for viewing, teaching and research on super-resolution. Not a "
     "medical device, not for diagnosis: details it adds are guesses."
 )
-
 TRIED = "2.14"  # the PyTorch whose exporter is known to leave all sizes free
 
 
 def arguments(argv=None):
     """The command line."""
-    parser = Parser(__doc__.split("\n\n")[0])
-    parser.add_argument("checkpoint", metavar="WEIGHTS", help="weights, as weights/x4.pt")
-    parser.add_argument("output", metavar="FILE.onnx", help="file to write")
-    args = parser.parse_args(argv)
-    if not args.output.endswith(".onnx"):
-        parser.error(f"{args.output}: name a file that ends in .onnx")
-    return args
+    text, examples, rest, *_ = __doc__.split("\n\n")
+    parser = Parser(f"{text} {rest}", examples=examples)
+    parser.add_argument("weights", metavar="WEIGHTS", help="weights, as weights/brain.pt")
+    parser.add_argument("output", metavar="FOLDER", help="folder to write to")
+    parser.add_argument("--scale", type=parse_scale, nargs="+", help="scales  (default: all)")
+    parser.add_argument("--error-map", action="store_true", help="with the expected errors")
+    return parser.parse_args(argv)
 
 
-class Upscaling(torch.nn.Module):
-    """What `tiling.upscale` does with slices that need no tiles."""
+class Describe(torch.nn.Module):
+    """What `Upscaler.describe_each` does."""
 
     def __init__(self, network):
         super().__init__()
         self.network = network
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
-        description = None
-        if self.network.told:  # one description for all: they are slices of one scan
-            description = self.network.describe(lr).mean(0, keepdim=True)
-        return tiling.limited(self.network(lr, description), lr, self.network.scale)
+        return self.network.describe(lr)
 
 
-def onnx_bytes(network, about: dict) -> bytes:
-    """The network as an ONNX file with free sizes. about: words to keep in it."""
+class Enlarge(torch.nn.Module):
+    """What `tiling.upscale` does with slices that need no tiles."""
+
+    def __init__(self, network, scale: Scale, error_map: bool):
+        super().__init__()
+        self.network, self.scale, self.error_map = network, scale, error_map
+
+    def forward(self, lr: torch.Tensor, description: torch.Tensor):
+        found = self.network(lr, self.scale, description, error_map=self.error_map)
+        sr = clamp_to_neighbourhood(found[:, :1], modules.middle_of(lr), self.scale)
+        return (sr, found[:, 1:]) if self.error_map else sr
+
+
+def onnx_bytes(module, inputs: dict, outputs: list[str], about: dict) -> bytes:
+    """A module as an ONNX file with free numbers and sizes of slices. inputs: {name: example};
+    those of two dimensions keep their sizes. about: words to keep in it."""
     try:
         import onnx
         import onnxscript  # noqa: F401  torch.onnx uses it, and names it only in a long traceback
@@ -68,41 +113,122 @@ def onnx_bytes(network, about: dict) -> bytes:
         )
     free = torch.export.Dim
     sizes = {0: free("slices"), 2: free("height"), 3: free("width")}
+    shapes = tuple(sizes if x.ndim == 4 else None for x in inputs.values())
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")  # they are about the exporter itself
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
-            Upscaling(network).eval(), (torch.rand(2, 1, 20, 24),), dynamo=True, opset_version=18,
-            input_names=["lr"], output_names=["sr"], dynamic_shapes=(sizes,),
+            module.eval(), tuple(inputs.values()), dynamo=True, opset_version=18,
+            input_names=list(inputs), output_names=outputs, dynamic_shapes=shapes,
         )  # fmt: skip
     model = program.model_proto
     for part in (model.graph, *model.graph.node, *model.graph.input, *model.graph.output):
         part.ClearField("metadata_props")  # places in PyTorch's source
     model.producer_name, model.doc_string = "", ""
-    onnx.helper.set_model_props(model, about)
+    onnx.helper.set_model_props(model, {key: one_line(str(value)) for key, value in about.items()})
     onnx.checker.check_model(model)
     return model.SerializeToString()
 
 
+def exports(network, scales, error_map: bool, about: dict):
+    """Yield (end of the name, ONNX file) of the estimator, if there is one, and of each scale."""
+    lr = torch.rand(2, 1 + 2 * network.neighbours, 20, 24)
+    if network.estimator is not None:
+        yield "describe", onnx_bytes(Describe(network), {"lr": lr[:, :1]}, ["found"], about)
+    description = torch.rand(1, ENTRIES)
+    for scale in scales:
+        name = end_of_name(scale)
+        module = Enlarge(network, scale, error_map)
+        outputs = ["sr", "errors"] if error_map else ["sr"]
+        inputs = {"lr": lr, "description": description}
+        yield name, onnx_bytes(module, inputs, outputs, about | {"scale": scale_name(scale)})
+
+
+def end_of_name(scale: Scale) -> str:
+    """How the name of a scale's file ends: x4, or through-x4 of thick slices."""
+    return f"through-x{scale[0]}" if scale[1] == 1 else f"x{scale_name(scale)}"
+
+
+def facts(path: Path, checkpoint: dict, network, scales, error_map: bool) -> dict:
+    """What a program must know beside the ONNX files, as plain types for a JSON file.
+
+    receptive_radius: pixels around a pixel that its result depends on. entries: the places of a
+    description that words are made of, and its sizes. candidates: words and descriptions of point
+    spreads, a line of numbers each, as `degradation.words_of` compares them. calibration: of the
+    expected errors.
+    """
+    spreads = {scale_name(scale): candidates(scale) for scale in scales}
+    about = {
+        "weights": path.name,
+        "sha256": weights_digest(path),
+        "trained_on": checkpoint["trained_on"],
+        "program": name_of_program(),
+        "version": version(),
+        "files": {scale_name(scale): f"{path.stem}-{end_of_name(scale)}.onnx" for scale in scales},
+        "scales": [list(scale) for scale in scales],
+        "neighbours": network.neighbours,
+        "receptive_radius": network.receptive_radius,
+        "entries": {"axis": AXIS, "noise": NOISE, "jpeg": JPEG, "denoised": DENOISED,
+                    "found": FOUND, "all": ENTRIES},
+        "candidates": {
+            name: {
+                "words": words,
+                "described": [" ".join(f"{x:.4f}" for x in row) for row in described],
+            }
+            for name, (words, described) in spreads.items()
+        },
+    }  # fmt: skip
+    if network.estimator is not None:
+        about["describe"] = f"{path.stem}-describe.onnx"
+    if error_map:
+        found = {scale_name(s): calibration_of(checkpoint, path, s) for s in scales}
+        about["calibration"] = found
+    return about
+
+
 def main(argv=None):
     args = arguments(argv)
-    checkpoint = load_checkpoint(args.checkpoint)
-    network = modules.load_network(checkpoint, args.checkpoint)
+    checkpoint = load_checkpoint(args.weights)
+    network = modules.load_network(checkpoint, args.weights)
+    if not network.conditioned:
+        network = Plain(network)
+    missing = [scale for scale in args.scale or () if scale not in network.scales]
+    if missing:
+        raise UsageError(f"{args.weights}: was not made for --scale {scale_name(missing[0])}")
+    if args.error_map and network.error_head is None:
+        raise UsageError(f"{args.weights}: has no error head for --error-map")
     about = {
-        "scale": scale_name(network.scale),
         "degradation": checkpoint["degradation"],
         "trained_on": checkpoint["trained_on"],
         "licence": "MIT",
         "intended_use": USE,
         "version": version(),
     }
+    folder, stem, scales = Path(args.output), Path(args.weights).stem, args.scale or network.scales
+    known = facts(Path(args.weights), checkpoint, network, scales, args.error_map)
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        packed = onnx_bytes(network, {key: one_line(str(value)) for key, value in about.items()})
+        for end, packed in exports(network, scales, args.error_map, about):
+            path = folder / f"{stem}-{end}.onnx"
+            with atomic_write(path) as file:
+                file.write(packed)
+            note(f"written: {path}, {len(packed) / 1e6:.1f} MB")
+        note(f"written: {write_json(folder / f'{stem}.json', known)}")
     except torch.onnx.errors.OnnxExporterError as error:
-        raise DataError(f"{args.checkpoint}: cannot be exported ({error})") from None
-    with atomic_write(args.output) as file:
-        file.write(packed)
-    print(one_line(f"written: {args.output}, {len(packed) / 1e6:.1f} MB"))
+        raise DataError(f"{args.weights}: cannot be exported ({error})") from None
+
+
+class Plain(torch.nn.Module):
+    """A network that takes no description, called as one that does."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.scales = network, network.scales
+        self.neighbours, self.estimator, self.error_head = 0, None, None
+        self.receptive_radius = network.receptive_radius
+
+    def forward(self, lr, scale, description, error_map=False):
+        return self.network(lr, scale) + 0 * description.sum()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The networks: stacks of convolutions at low resolution that end in a sub-pixel layer.
 
-All take LR slices (N, 1, H, W), float32 in [0, 1], of any size, and return SR slices
-(N, 1, rows H, columns W), not clamped, `scale` being the pair (rows, columns).
+All take LR slices (N, C, H, W), float32 in [0, 1], of any size, the slice itself in the middle
+channel and its neighbours beside it, and return SR slices (N, 1, rows H, columns W), not clamped,
+`scale` being the pair (rows, columns).
 
 Shi et al., "Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel
 Convolutional Neural Network", CVPR 2016 (ESPCN): eq. 1-3 the stack, eq. 4 the sub-pixel layer.
@@ -13,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from degradation import ENTRIES, NOISE, RICIAN, TINY, Scale
+from degradation import DISTANCE, ENTRIES, FOUND, NOISE, PRESENT, RICIAN, Scale, scale_name
 from utils import DataError, reason
 
+TINY = 1e-16  # keeps the slope of a square root finite, for black slices
 # In inference so many first layers stay fp32: rounding their features is nearly all that bf16
 # costs.
 EXACT = 4
@@ -29,8 +31,15 @@ def without_autocast(features: torch.Tensor):
 
 def replicate(features: torch.Tensor, *edges: int) -> torch.Tensor:
     """Continue the borders by their outermost pixels: so many left, right, above and below."""
+    left, right, above, below = edges
     with without_autocast(features):  # autocast would do this in fp32
-        return F.pad(features, edges, mode="replicate")
+        if not features.is_cuda:
+            return F.pad(features, edges, mode="replicate")
+        # There, F.pad changes the layout, and its backward sums in no fixed order.
+        parts = [features[..., :1]] * left + [features] + [features[..., -1:]] * right
+        features = torch.cat(parts, 3) if len(parts) > 1 else features
+        parts = [features[:, :, :1]] * above + [features] + [features[:, :, -1:]] * below
+        return torch.cat(parts, 2) if len(parts) > 1 else features
 
 
 class ScaledActivation(torch.autograd.Function):
@@ -50,7 +59,13 @@ class ScaledActivation(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         result, gain = ctx.saved_tensors
-        gain_grad = (grad * result).sum((2, 3), keepdim=True) / gain
+        n, c = gain.shape[:2]
+        if grad.is_cuda:  # a product that is nearly all thrown away, and still reads memory once
+            rows = (x.permute(0, 2, 3, 1).reshape(n, -1, c) for x in (grad, result))
+            gain_grad = torch.bmm(next(rows).mT, next(rows)).diagonal(dim1=1, dim2=2)
+        else:
+            gain_grad = (grad * result).sum((2, 3))
+        gain_grad = gain_grad.view(n, c, 1, 1) / gain
         grad = torch.ops.aten.leaky_relu_backward(grad, result, 0.1, True)
         return scale_channels_(grad, gain), gain_grad
 
@@ -82,11 +97,11 @@ class ESPCN(nn.Module):
     """
 
     receptive_radius = 5  # LR pixels around a pixel that its result depends on
-    told = False
+    conditioned, estimator, neighbours = False, None, 0
 
-    def __init__(self, channels: int = 64, scale: Scale = (4, 4)):
+    def __init__(self, channels: int = 64, scales: tuple[Scale, ...] = ((4, 4),)):
         super().__init__()
-        self.scale = scale
+        self.scales = scales
         self.layers = nn.Sequential(
             nn.Conv2d(1, channels, 5, padding=2),
             nn.LeakyReLU(inplace=True),
@@ -94,16 +109,19 @@ class ESPCN(nn.Module):
             nn.LeakyReLU(inplace=True),
             nn.Conv2d(channels, channels, 3, padding=1),
             nn.LeakyReLU(inplace=True),
-            nn.Conv2d(channels, scale[0] * scale[1], 3, padding=1),
         )
+        self.tails = tails_of(channels, scales, 3, padding=1)
 
-    @property
-    def tail(self) -> nn.Conv2d:
-        """The convolution to the sub-pixels."""
-        return self.layers[-1]
+    def forward(self, lr: torch.Tensor, scale: Scale | None = None, description=None):
+        scale = scale or self.scales[0]
+        return sub_pixel_layer(self.tails[scale_name(scale)](self.layers(lr)), scale)
 
-    def forward(self, lr: torch.Tensor, description=None) -> torch.Tensor:
-        return sub_pixel_layer(self.layers(lr), self.scale)
+
+def tails_of(channels: int, scales, kernel: int, **options) -> nn.ModuleDict:
+    """{name of a scale: convolution to its sub-pixels}."""
+    return nn.ModuleDict(
+        {scale_name(s): nn.Conv2d(channels, s[0] * s[1], kernel, **options) for s in scales}
+    )
 
 
 class Interpolation(nn.Module):
@@ -114,11 +132,11 @@ class Interpolation(nn.Module):
     """
 
     receptive_radius = 2
-    told = False
+    conditioned, estimator, neighbours = False, None, 0
 
     def __init__(self, scale: Scale = (4, 4), mode: str = "bicubic"):
         super().__init__()
-        self.scale = scale
+        self.scales = (scale,)
         # Interpolating the identity matrix gives the exact weights.
         unit = torch.eye(5, device="cpu")[None, None]  # on "meta" PyTorch would load SymPy
         down, across = (
@@ -132,16 +150,25 @@ class Interpolation(nn.Module):
         with without_autocast(lr):
             return F.conv2d(replicate(lr, 2, 2, 2, 2), self.kernel)
 
-    def forward(self, lr: torch.Tensor, description=None) -> torch.Tensor:
-        return sub_pixel_layer(self.sub_pixels(lr), self.scale)
+    def forward(self, lr: torch.Tensor, scale=None, description=None) -> torch.Tensor:
+        return sub_pixel_layer(self.sub_pixels(middle_of(lr)), self.scales[0])
+
+
+def middle_of(lr: torch.Tensor) -> torch.Tensor:
+    """The slices themselves (N, 1, H, W), without their neighbours."""
+    n = lr.shape[1] // 2
+    return lr[:, n : n + 1]
 
 
 class Estimator(nn.Module):
     """Finds the description of an LR slice: a few convolutions, their mean size over the slice.
 
     Without biases, and with the means divided by their norm, it does not depend on brightness, nor
-    on how much of the slice is empty.
+    on how much of the slice is empty: every slice is seen with black around it. What it finds is
+    drawn towards a learned description, the safest, the less sure it is.
     """
+
+    edge = 8  # black pixels around what it looks at
 
     def __init__(self, channels: int = 32):
         super().__init__()
@@ -153,29 +180,41 @@ class Estimator(nn.Module):
                 nn.Conv2d(channels, 2 * channels, 3, bias=False),
             )
         )
+        # All entries but TOLD, and how sure they are.
         self.decide = nn.Sequential(
-            nn.Linear(8 * channels, 64), nn.LeakyReLU(0.1), nn.Linear(64, ENTRIES - 1)
+            nn.Linear(8 * channels, 64), nn.LeakyReLU(0.1), nn.Linear(64, FOUND)
         )
+        self.safest = nn.Parameter(torch.zeros(FOUND - 1))
+        nn.init.constant_(self.decide[2].bias[-1:], 2)  # 88 % sure at the start
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
-        """LR slices (N, 1, H, W) -> (N, ENTRIES)."""
-        features, means, roots = lr, [], []
+        """LR slices (N, 1, H, W) -> (N, FOUND)."""
+        return self.careful(*self.found(lr))
+
+    def found(self, lr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What it finds (N, FOUND - 1), and how sure it is of it (N, 1), 0 to 1."""
+        features, means, roots = F.pad(lr, [self.edge] * 4), [], []
         for i, conv in enumerate(self.layers):
             edge = conv.kernel_size[0] // 2
-            features = conv(F.pad(features, [edge] * 4, mode="replicate"))
+            features = conv(F.pad(features, [edge] * 4))
             if i:
                 size = features.float()
                 means.append(size.abs().mean((2, 3)))
-                roots.append((size.square().mean((2, 3)) + TINY).sqrt())
+                roots.append(size.square().mean((2, 3)).clamp(min=TINY).sqrt())
             features = F.leaky_relu(features, 0.1)
         found = self.decide(torch.cat((of_unit_size(means), of_unit_size(roots)), 1)).float()
-        return torch.cat((found, torch.zeros_like(found[:, :1])), 1)  # nobody has told
+        return found[:, :-1], found[:, -1:].sigmoid()
+
+    def careful(self, found: torch.Tensor, sure: torch.Tensor) -> torch.Tensor:
+        """The description (N, FOUND) that is acted on."""
+        found = torch.lerp(self.safest.expand_as(found), found, sure)
+        return torch.cat((found, torch.zeros_like(found[:, :1])), 1)  # TOLD: no
 
 
 def of_unit_size(parts: list[torch.Tensor]) -> torch.Tensor:
     """The parts joined, divided by their root mean square: an emptier slice has smaller means."""
     joined = torch.cat(parts, 1)
-    return joined / (joined.square().mean(1, keepdim=True) + TINY).sqrt()
+    return joined / joined.square().mean(1, keepdim=True).clamp(min=TINY).sqrt()
 
 
 class ErrorHead(nn.Module):
@@ -187,21 +226,21 @@ class ErrorHead(nn.Module):
 
     window = 15  # LR pixels along an edge of what counts as around
 
-    def __init__(self, channels: int, sub_pixels: int, told: bool):
+    def __init__(self, channels: int, scales, conditioned: bool):
         super().__init__()
         hidden = max(1, channels // 2)
         self.pixel = nn.Conv2d(channels, hidden, 3, bias=False)
         self.rough = nn.Conv2d(1, 8, 5, bias=False)
         self.around = nn.Conv2d(8, hidden, 1, bias=False)
-        self.last = nn.Conv2d(hidden, sub_pixels, 1, bias=False)
-        if told:
+        self.tails = tails_of(hidden, scales, 1, bias=False)
+        if conditioned:
             self.gain = nn.Linear(ENTRIES, hidden)
             nn.init.zeros_(self.gain.weight)
             nn.init.zeros_(self.gain.bias)
 
-    def forward(self, features: torch.Tensor, lr: torch.Tensor, description) -> torch.Tensor:
-        """Features with one more pixel on each side, LR slices, a description or None -> (N, rows
-        columns, H, W), at least 0.001: the likelihood would reward errors of zero.
+    def forward(self, features: torch.Tensor, lr: torch.Tensor, scale, description):
+        """Features with one more pixel on each side, LR slices (N, 1, H, W), a description or None
+        -> (N, rows columns, H, W), at least 0.001: the likelihood would reward errors of zero.
         """
         edge = self.window // 2 + 2
         with without_autocast(lr):
@@ -214,7 +253,7 @@ class ErrorHead(nn.Module):
             if description is not None:
                 gain = 1 + 0.9 * torch.tanh(self.gain(description))[..., None, None]
         hidden = (self.pixel(features) + hidden) * gain
-        size = self.last(F.leaky_relu_(hidden, 0.1)).float()
+        size = self.tails[scale_name(scale)](F.leaky_relu_(hidden, 0.1)).float()
         return (size.square() + 1e-6).sqrt()
 
 
@@ -228,18 +267,24 @@ class DeepESPCN(nn.Module):
     plus a little noise (Zagoruyko and Komodakis, "DiracNets", 2017). Half way, a side path of
     `half` convolutions at half the resolution is added: a wider view at a quarter of the cost.
 
+    scales: the last convolution is there once for each; all else is shared.
+    neighbours: so many slices on each side are seen by the first convolution; a missing one is
+    black, and the description says so.
+    estimator: the network finds out how a slice was degraded, and acts on it.
+    error_head: it also gives the expected absolute error of each pixel (training/error_head.py).
+
+    A network with neighbours or an estimator is conditioned: its features are scaled, channel by
+    channel, by functions of a description (degradation.py).
+
     No biases: the network is homogeneous, f(a x) = a f(x) for a > 0, so that a dark scan is treated
     like a bright one (Mohan et al., ICLR 2020). Borders are continued by their outermost pixels at
     every layer, so that a constant stays constant.
-
-    told: the features are scaled, channel by channel, by functions of a description of the
-    degradation (degradation.py), which an estimator finds in the LR slice if nobody tells it.
-    spread: a small head on the last features gives the expected absolute error (uncertainty.py).
     """
 
     def __init__(
-        self, channels=48, blocks=13, half=4, told=False, spread=False, scale: Scale = (4, 4)
-    ):
+        self, channels=48, blocks=13, half=4, neighbours=0, estimator=False, error_head=False,
+        scales: tuple[Scale, ...] = ((4, 4),),
+    ):  # fmt: skip
         super().__init__()
 
         def convolutions(n):
@@ -248,26 +293,26 @@ class DeepESPCN(nn.Module):
                 nn.Conv2d(channels, channels, sizes[i % 2], bias=False) for i in range(n)
             )
 
-        self.scale, self.told, self.channels = scale, told, channels
-        self.head = nn.Conv2d(1, channels, 5, bias=False)
+        self.scales, self.channels, self.neighbours = tuple(scales), channels, neighbours
+        self.conditioned = bool(neighbours or estimator)
+        self.head = nn.Conv2d(1 + 2 * neighbours, channels, 5, bias=False)
         self.body, self.side = convolutions(blocks), convolutions(half)
         if half:
             self.down = nn.Conv2d(channels, channels, 2, stride=2, bias=False)
             self.up = nn.Conv2d(channels, 4 * channels, 1, bias=False)
-        self.tail = nn.Conv2d(channels, scale[0] * scale[1], 3, bias=False)
-        self.skip = Interpolation(scale)
-        if told:
-            self.estimator = Estimator()
-            self.modulation = nn.Sequential(
-                nn.Linear(ENTRIES, 32), nn.Tanh(), nn.Linear(32, (1 + blocks + half) * channels)
-            )
-            nn.init.zeros_(self.modulation[2].weight)
-            nn.init.zeros_(self.modulation[2].bias)
-        if spread:
-            self.spread = ErrorHead(channels, scale[0] * scale[1], told)
+        self.tails = tails_of(channels, scales, 3, bias=False)
+        self.skips = nn.ModuleDict({scale_name(s): Interpolation(s) for s in scales})
+        self.estimator = Estimator() if estimator else None
+        if self.conditioned:
+            self.condition = nn.Linear(ENTRIES, 32)
+            self.of_scale = nn.ParameterDict({scale_name(s): torch.zeros(32) for s in scales})
+            self.gains = nn.Linear(32, (1 + blocks + half) * channels)
+            nn.init.zeros_(self.gains.weight)
+            nn.init.zeros_(self.gains.bias)
+        self.error_head = ErrorHead(channels, scales, self.conditioned) if error_head else None
         # Counted along a row: 1x3 comes first, so that down a column it is never more.
         self.receptive_radius = 3 + (blocks + 1) // 2 + 2 * ((half + 1) // 2) + (half > 0)
-        if spread:
+        if error_head:
             self.receptive_radius = max(self.receptive_radius, ErrorHead.window // 2 + 2)
         with torch.no_grad():
             for conv in (*self.body, *self.side):
@@ -275,21 +320,28 @@ class DeepESPCN(nn.Module):
                 conv.weight.mul_(0.1)[:, :, h // 2, w // 2].diagonal().add_(1)
             if half:  # the side path starts small, as something that corrects
                 self.up.weight.mul_(0.1)
-            self.tail.weight.zero_()
+            for tail in self.tails.values():
+                tail.weight.zero_()
 
-    def forward(self, lr: torch.Tensor, description=None, spread=False) -> torch.Tensor:
-        """description (N or 1, ENTRIES): of the degradation; None: estimated, for each slice.
+    def forward(self, lr, scale: Scale | None = None, description=None, error_map=False):
+        """lr (N, 1 or 1 + 2 neighbours, H, W). scale: one of `scales`, the first if None.
+        description (N or 1, ENTRIES), see `describe` and `with_neighbours`; None: estimated for
+        each slice, which then has no neighbours.
 
-        spread: gives (N, 2, rows H, columns W), SR slices and their expected absolute errors.
+        error_map: gives (N, 2, rows H, columns W), SR slices and their expected absolute errors.
         """
+        scale, own = scale or self.scales[0], middle_of(lr)
+        name = scale_name(scale)
         gains = [None] * (1 + len(self.body) + len(self.side))
         middle = len(self.body) // 4 * 2
         convolutions = [self.head, *self.body]
         exact = 0 if self.training else min(EXACT, middle + 1)
         with without_autocast(lr):
-            if self.told:
-                description = self.describe(lr) if description is None else description
-                gains = self.modulation(description).view(-1, len(gains), self.channels, 1, 1)
+            if self.conditioned:
+                if description is None:
+                    description, lr = with_neighbours(self.describe(own)), own
+                hidden = torch.tanh(self.condition(description) + self.of_scale[name])
+                gains = self.gains(hidden).view(-1, len(gains), self.channels, 1, 1)
                 gains = (1 + 0.5 * torch.tanh(gains)).unbind(1)
             features = self.stack(lr, convolutions[:exact], gains[:exact])
         rest = slice(exact, middle + 1)
@@ -303,11 +355,12 @@ class DeepESPCN(nn.Module):
         rest = slice(middle + 1, 1 + len(self.body))
         features = self.stack(features, convolutions[rest], gains[rest])
         features = replicate(features, 1, 1, 1, 1)
-        sr = sub_pixel_layer(self.tail(features) + self.skip.sub_pixels(lr), self.scale)
-        if not spread:
+        sub_pixels = self.tails[name](features) + self.skips[name].sub_pixels(own)
+        sr = sub_pixel_layer(sub_pixels, scale)
+        if not error_map:
             return sr
-        errors = self.spread(features, lr, description if self.told else None)
-        return torch.cat((sr, sub_pixel_layer(errors, self.scale)), 1)
+        errors = self.error_head(features, own, scale, description if self.conditioned else None)
+        return torch.cat((sr, sub_pixel_layer(errors, scale)), 1)
 
     def stack(self, features: torch.Tensor, convolutions, gains) -> torch.Tensor:
         """The result of these convolutions and their activations, all of the same size.
@@ -319,84 +372,102 @@ class DeepESPCN(nn.Module):
             y, x = (sum(conv.kernel_size[axis] // 2 for conv in pair) for axis in (0, 1))
             features = replicate(features, x, x, y, y)
             for conv, gain in zip(pair, gains[i : i + 2]):
+                kernel = conv.weight
+                if kernel.shape[1] > features.shape[1]:  # slices without neighbours
+                    kernel = middle_of(kernel)
                 # In place, as memory traffic is what activations cost.
                 if gain is None:
-                    features = conv(features)
+                    features = F.conv2d(features, kernel)
                 elif len(gain) == 1:  # one for all slices: part of the kernel
-                    features = F.conv2d(features, conv.weight * gain[0, :, None])
+                    features = F.conv2d(features, kernel * gain[0, :, None])
                 else:
-                    features = ScaledActivation.apply(conv(features), gain)
+                    features = ScaledActivation.apply(F.conv2d(features, kernel), gain)
                     continue
                 features = F.leaky_relu_(features, 0.1)
         return features
 
     def describe(self, lr: torch.Tensor, told: torch.Tensor | None = None) -> torch.Tensor:
-        """The estimated description (N, ENTRIES) of the degradation of each LR slice.
+        """The description (N, FOUND) of the degradation of each LR slice (N, C, H, W): estimated,
+        or zeros without an estimator.
 
-        told (1, ENTRIES): what somebody says of it counts instead, see `heed`.
+        told (1 or N, FOUND): what somebody says of it counts instead, but for the noise, see
+        `blend_measured_noise`.
         """
-        found = self.estimator(lr)
-        return found if told is None else self.heed(found, told)
+        if self.estimator is None:
+            return lr.new_zeros(len(lr), FOUND)
+        found = self.estimator(middle_of(lr))
+        return found if told is None else blend_measured_noise(found, told)
 
-    def heed(self, found: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
-        """What is told (1 or N, ENTRIES), but the found noise (N, ENTRIES) where it is near to it.
 
-        That is the noise of this very slice.
-        """
-        noise, known = slice(NOISE, RICIAN + 1), told.expand(len(found), -1).clone()
-        near = torch.exp(-(((found - told)[:, NOISE : NOISE + 1] / NEAR) ** 2))
-        known[:, noise] += near * (found - told)[:, noise]
-        return known
+def blend_measured_noise(found: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+    """What is told (1 or N, FOUND), but the found noise (N, FOUND) where it is near to it.
+
+    That is the noise of this very slice.
+    """
+    noise, known = slice(NOISE, RICIAN + 1), told.expand(len(found), -1)
+    near = torch.exp(-(((found - told)[:, NOISE : NOISE + 1] / NEAR) ** 2))
+    blended = known[:, noise] + near * (found - told)[:, noise]
+    return torch.cat((known[:, : noise.start], blended, known[:, noise.stop :]), 1)
+
+
+def with_neighbours(found: torch.Tensor, present=None, distance=0.0) -> torch.Tensor:
+    """Descriptions (N, FOUND) with what is known of the neighbours of each slice: (N, ENTRIES).
+
+    present (N, 4): 1 where the second and the first neighbour before and those after are there;
+    None: none is. distance of slices in LR pixels, a number or (N, 1).
+    """
+    full = found.new_zeros(
+        len(found) if present is None else max(len(found), len(present)), ENTRIES
+    )
+    full[:, :FOUND] = found
+    if present is not None:
+        full[:, PRESENT] = present
+        apart = torch.as_tensor(distance, dtype=full.dtype, device=full.device)
+        full[:, DISTANCE : DISTANCE + 1] = torch.log2(apart.clamp(min=0.05)) / 3
+    return full
 
 
 NETWORKS = {"deep": DeepESPCN, "espcn": ESPCN}
-# What checkpoints of before say of the default network; others of its kind are no longer read.
-FORMER = {"kernel": "1x3", "skip": "bicubic", "body": "identity", "icnr": False, "bias": False}
+OPTIONS = {"channels": int, "blocks": int, "half": int, "neighbours": int, "estimator": bool,
+           "error_head": bool}  # fmt: skip
 
 
-def build(arch: dict, scale: Scale = (4, 4)) -> nn.Module:
+def build(arch: dict, scales) -> nn.Module:
     """The network that an `arch` dict describes: {'name': ..., keyword arguments}.
 
     Raises DataError for anything but a known name with sensible values, before memory is taken.
     """
     options = dict(arch)
     name = options.pop("name", None)
-    if name == "deep" and all(options.get(k, v) == v for k, v in FORMER.items()):
-        options = {k: v for k, v in options.items() if k not in FORMER}
-    channels, told = options.get("channels", 48), options.get("told", False)
-    depths = (options.get("blocks", 13), options.get("half", 4)) if name == "deep" else ()
-    good = (
-        name in tuple(NETWORKS)
-        and options.keys()
-        <= {"channels", *(("blocks", "half", "told", "spread") if name == "deep" else ())}
-        and type(channels) is int
-        and all(type(n) is int and n >= 0 for n in depths)
-        and sum(depths) <= 1024
-        and 1 <= channels <= 1024
-        and channels**2 * max(2, sum(depths)) < 2**24  # 0.6 GB of weights
-        and type(told) is bool
-        and type(options.get("spread", False)) is bool
-    )
+    known = OPTIONS if name == "deep" else {"channels": int}
+    good = name in tuple(NETWORKS) and all(type(v) is known.get(k) for k, v in options.items())
+    good = good and all(0 <= v <= 1024 for v in options.values())
+    if good:
+        channels, depth = options.get("channels", 48), options.get("blocks", 13)
+        depth += options.get("half", 4)
+        # 0.6 GB of weights at the most.
+        good = channels >= 1 and options.get("neighbours", 0) in (0, 1, 2)
+        good = good and depth <= 1024 and channels**2 * max(2, depth) < 2**24
     if not good:
         raise DataError(f"unknown network, or too large: {reprlib.repr(arch)}")
-    network = NETWORKS[name](**options, scale=tuple(scale))
+    network = NETWORKS[name](**options, scales=tuple(map(tuple, scales)))
     return network.to(memory_format=torch.channels_last)  # 1.6-1.9x the speed on a CPU
 
 
 def load_network(checkpoint: dict, path="checkpoint") -> nn.Module:
     """The network of a checkpoint, ready for inference. Raises DataError if it does not fit."""
-    arch, weights, scale = (checkpoint[key] for key in ("arch", "model", "scale"))
+    arch, weights, scales = (checkpoint[key] for key in ("arch", "model", "scales"))
     try:
-        scale = (scale, scale) if type(scale) is int else tuple(scale)
-        if not (len(scale) == 2 and all(type(s) is int and 1 <= s <= 8 for s in scale)):
-            raise DataError(f"its scale is {reprlib.repr(scale)}")
+        good = all(len(s) == 2 and all(type(n) is int and 1 <= n <= 8 for n in s) for s in scales)
+        if not (good and 1 <= len(scales) <= 64):
+            raise DataError(f"its scales are {reprlib.repr(scales)}")
         with torch.device("meta"):  # names and sizes are compared before memory is taken
-            wanted = build(arch, scale).state_dict()
+            wanted = build(arch, scales).state_dict()
         if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in wanted.items()}:
             raise DataError("weights and arch differ")
         if not all(w.is_floating_point() and w.isfinite().all() for w in weights.values()):
             raise DataError("it holds weights that are not finite numbers")
-        network = build(arch, scale)
+        network = build(arch, scales)
         network.load_state_dict(weights)
     except Exception as error:  # names and values of a hostile file can be of any type
         raise DataError(f"{path}: does not fit this program ({reason(error)})") from None
@@ -406,12 +477,15 @@ def load_network(checkpoint: dict, path="checkpoint") -> nn.Module:
 def adopt_weights(network: nn.Module, checkpoint: dict) -> list[str]:
     """Copy the weights that fit, as from another scale. Returns the names of those that start anew.
 
-    The last layer of another scale and a description that the other lacks keep their start.
+    The last layer of another scale and a description that the other lacks keep their start; so do
+    the first layer's kernels of neighbours, at zero.
     """
-    mine = network.state_dict()
-    fitting = {
-        k: v for k, v in checkpoint["model"].items() if k in mine and mine[k].shape == v.shape
-    }
+    mine, given = network.state_dict(), dict(checkpoint["model"])
+    head = given.get("head.weight")
+    if head is not None and "head.weight" in mine and head.shape[1] < mine["head.weight"].shape[1]:
+        missing = (mine["head.weight"].shape[1] - head.shape[1]) // 2
+        given["head.weight"] = F.pad(head, (0, 0, 0, 0, missing, missing))
+    fitting = {k: v for k, v in given.items() if k in mine and mine[k].shape == v.shape}
     network.load_state_dict({**mine, **fitting})
     return sorted(mine.keys() - fitting.keys())
 
@@ -421,11 +495,15 @@ def parameters(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
-def mmac(network: nn.Module, height: int = 60, width: int = 64) -> float:
-    """Million multiply-accumulates of all layers for one LR slice."""
+def mmac(network: nn.Module, height: int = 60, width: int = 64, scale=None) -> float:
+    """Million multiply-accumulates of all layers for one LR slice with its neighbours."""
     from torch.utils.flop_counter import FlopCounterMode  # takes 0.1 s, which upscaling can save
 
     device = next(network.parameters()).device
+    lr = torch.zeros(1, 1 + 2 * network.neighbours, height, width, device=device)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.zeros(1, 1, height, width, device=device))
+        description = None
+        if network.conditioned:
+            description = with_neighbours(network.describe(lr), lr.new_ones(1, 4), 1.0)
+        network(lr, scale, description)
     return counter.get_total_flops() / 2e6

@@ -1,52 +1,28 @@
-"""Upscale brain MRI: pictures, whole scans and folders of them, in the slice or through the slices.
+"""Upscale brain MRI: pictures, whole scans and folders of them.
 
-python predict.py slice.png
-python predict.py scan.nii.gz --scale 2
-python predict.py thick.nii.gz --through-plane
-python predict.py scans --output results
+    python predict.py slice.png                    four times as large
+    python predict.py scan.nii.gz                  thick slices become thin, coarse pixels fine
+    python predict.py scan.nii.gz --voxel-size 1   1 mm all around
+
+Leaves results beside the inputs or in --output, each with a record of how it was made.
 """
 
 import argparse
 import json
 import os
 import sys
-from collections import Counter
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from threading import BoundedSemaphore, Lock
 
-import numpy as np
-import torch
-
-import modules
 import utils
-from degradation import NAMED, crop_to_scale, degradation_name, scale_name
-from evaluation.figures import simulation_figure
-from evaluation.metrics import metrics_table, scan_scores, score, summarise, write_scores
-from inference import images, sidecar, tiling
-from inference.error_map import INTERVAL
-from inference.inputs import Job, find_jobs, idle_options, shard
-from inference.upscaler import (
-    Upscaler,
-    Upscalers,
-    computed_together,
-    describe_stack,
-    known_degradation,
-    told_degradation,
-    unlike,
-    upscale_stack,
-)
-from scans import volumes
 from utils import (
     DataError,
     Parser,
+    UsageError,
     collected_warnings,
     int_between,
     note,
-    pick_device,
     progress,
     run_main,
     warn,
@@ -54,8 +30,11 @@ from utils import (
 )
 
 LARGE = 2**30  # bytes of a result that are announced
-GROUPS = 8  # of pictures, about so many for each worker
-drawing = Lock()  # matplotlib's fonts are shared between threads
+PIXELS = 2**18  # for each thread: of pictures that are enlarged together
+AHEAD = 16  # pictures that are read ahead
+# What changes a result: another one of these is another result.
+OPTIONS = ("scale", "through_plane", "voxel_size", "axis", "degradation", "consistent", "error_map",
+           "simulate")  # fmt: skip
 
 
 # --- command line ---------------------------------------------------------------------------------
@@ -63,35 +42,42 @@ drawing = Lock()  # matplotlib's fonts are shared between threads
 
 def arguments(argv=None):
     """The command line."""
-    parser = Parser(__doc__.split("\n\n")[0])
+    parser = Parser(__doc__.split("\n\n")[0], examples=__doc__.split("\n\n")[1])
     optional = argparse.BooleanOptionalAction
     add = parser.add_argument_group("what and where").add_argument
     add("images", nargs="*", metavar="PATH",
         help="pictures, scans (nii, mgz, img, dcm), DICOM folders, folders of these")  # fmt: skip
-    add("--image", nargs="+", action="extend", metavar="PATH", help="the same")
-    add("--output", metavar="DIR", help="folder for the results  (default: beside the input)")
-    add("--overwrite", action="store_true", help="of several inputs: redo what is finished")
+    add("-i", "--image", nargs="+", action="extend", metavar="PATH", help="the same")
+    add("-o", "--output", metavar="DIR", help="folder for the results  (default: beside the input)")
+    add("--overwrite", action="store_true",
+        help="redo what is finished, and replace files of other programs")  # fmt: skip
     add("--figure", action=optional, help="side-by-side figure  (default: for a single input)")
-    add("--uncertainty", action="store_true",
+    add("--error-map", "--uncertainty", action="store_true",
         help="write a map of the expected error of each pixel, too")  # fmt: skip
+    add("--labels", metavar="FILE",
+        help="a label map of the scan, brought onto the result's grid, too")  # fmt: skip
+    add("--report", action="store_true",
+        help="also write report.html, a page of all results, the doubtful ones first")  # fmt: skip
     add("--json", action="store_true", help="print nothing but a line of JSON for each result")
     add("--series", metavar="N", help="DICOM series to take, by its number")
-    add("--force", action="store_true", help="take colour photographs, fMRI and the like too")
-    add = parser.add_argument_group("how").add_argument
-    add("--scale", type=int, choices=(2, 3, 4), help="enlarge slices by this  (default: 4)")
-    add("--through-plane", type=int_between(0, 8), nargs="?", const=0, metavar="N",
-        help="slices made of each thick one  (default: until voxels are nearly cubes)")  # fmt: skip
-    add("--checkpoint", metavar="FILE", help="weights to use  (default: those of the scale)")
-    add("--axis", default="auto", choices=("auto", *volumes.PLANES),
-        help="plane of a scan; auto: axial, or that of the two finest voxel sizes")  # fmt: skip
+    add("--force", action="store_true",
+        help="take colour photographs, fMRI, masks and the like too")  # fmt: skip
+    add = parser.add_argument_group("how  (default: what the voxels are tells)").add_argument
+    add("--voxel-size", type=float, metavar="MM", help="make voxels of this size, all around")
+    add("--scale", type=int, choices=(2, 3, 4),
+        help="enlarge slices by this, and nothing else  (of pictures: 4)")  # fmt: skip
+    add("--through-plane", type=int_between(0, 6), nargs="?", const=0, metavar="N",
+        help="make slices of each thick one, and nothing else: 2 to 6, or until voxels are nearly "
+        "cubes")  # fmt: skip
+    add("--weights", "--checkpoint", metavar="FILE", help="weights to use  (default: brain.pt)")
+    add("--axis", default="auto", choices=("auto", "sagittal", "coronal", "axial"),
+        help="plane of a scan; auto: that of the two finest voxel sizes, or axial")  # fmt: skip
     add("--simulate", action="store_true",
-        help="take the input as truth: shrink it (--degradation; default: as in training, or "
-        "bicubic), upscale that, score the result")  # fmt: skip
+        help="take the input as truth: shrink it (--degradation; default: bicubic), upscale that, "
+        "score the result")  # fmt: skip
     add = parser.add_argument_group("how the input was made, if you know").add_argument
-    add("--degradation", type=known_degradation, metavar="NAME",
-        help=f"{', '.join(NAMED)}, blur-1.5, zerofill-2, rician-2, jpeg-75 and others; several: "
-        "bilinear+jpeg-75  (where none says how it was shrunk: bicubic; thick slices: "
-        "slab-1)")  # fmt: skip
+    add("--degradation", metavar="NAME", help="such as bicubic, kspace, blur-1.5, zerofill-2, "
+        "jpeg-75, or several: bilinear+jpeg-75; help: lists all")  # fmt: skip
     add("--blur", type=float, metavar="WIDTH", help="blurred by this many pixels (Gaussian, FWHM)")
     add("--noise", type=float, metavar="SHARE", help="noise, 0.02 being 2 %% of white")
     add("--consistent", action=optional,
@@ -100,17 +86,17 @@ def arguments(argv=None):
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--threads", type=int_between(0), default=0, help="CPU threads; 0: PyTorch's choice")
     add("--workers", type=int_between(0, 64), default=0,
-        help="groups of pictures at a time; 0: CPU threads and one more")  # fmt: skip
-    add("--batch-size", type=int_between(1), default=8, help="slices or small pictures at a time")
+        help="pictures read and written at a time; 0: CPU threads and one more")  # fmt: skip
+    add("--batch-size", type=int_between(1), default=8, help="slices at a time")
     add("--bf16", action=optional,
         help="faster, far less than a grey level off  (default: where the CPU has it)")  # fmt: skip
-    add("--tile", type=int_between(1), default=tiling.TILE,
+    add("--tile", type=int_between(1), default=360,
         help="longer edges are cut into tiles of this many pixels")  # fmt: skip
     add("--shard", type=shard, metavar="I/N",
         help="be worker I of N: do every N-th input  (default: as torchrun says)")  # fmt: skip
     words = [str(word) for word in (sys.argv[1:] if argv is None else argv)]
     for i, word in enumerate(words[:-1]):  # a path behind it is no N
-        if word == "--through-plane" and not words[i + 1].isdecimal():
+        if word == "--through-plane" and not words[i + 1].lstrip("-").isdecimal():
             words[i] = "--through-plane=0"
     args = parser.parse_args(words)
     check(args, parser)
@@ -119,6 +105,8 @@ def arguments(argv=None):
 
 def check(args, parser) -> None:
     """Refuse what does not go together, and fill in what follows from the rest."""
+    if args.degradation == "help":
+        raise SystemExit(print_degradations())
     args.images += args.image or []
     if not args.images:
         parser.error("name a picture, a scan or a folder of them")
@@ -126,318 +114,422 @@ def check(args, parser) -> None:
         parser.error("--blur takes 0.1 to 5 pixels")
     if args.noise is not None and not 0.0001 <= args.noise <= 0.3:
         parser.error("--noise takes a share of white, 0.0001 to 0.3; 0.02 is 2 %")
-    told = args.degradation = told_degradation(args)
-    if args.consistent and not (told or args.simulate):
+    args.degradation = given_degradation(args.degradation, args.blur, args.noise)
+    if args.consistent and not (args.degradation or args.simulate):
         parser.error("--consistent needs to know how the input was made: --degradation")
-    if args.consistent is None:
-        args.consistent = bool(told)
-    if args.through_plane is not None and args.simulate:
-        parser.error("--simulate is for slices; evaluate.py scores weights/through-x4.pt")
+    ways = ("voxel_size", "scale", "through_plane")
+    if sum(getattr(args, way) is not None for way in ways) > 1:
+        parser.error("--voxel-size, --scale, --through-plane: give one of them")
     if args.through_plane == 1:
         parser.error("--through-plane 1 changes nothing")
-    if args.through_plane is not None and args.scale:
-        parser.error("--scale is for the slices, --through-plane for what lies between them")
+    if args.simulate and (args.through_plane is not None or args.voxel_size):
+        parser.error(
+            "--simulate is for slices; evaluate.py --scale 4x1 scores what thick ones give"
+        )
+    if args.labels and args.simulate:
+        parser.error("--labels: a simulation leaves no scan that they could lie on")
     utils.QUIET = utils.QUIET or args.json
 
 
-# --- the loop -------------------------------------------------------------------------------------
+def given_degradation(name, blur, noise) -> str | None:
+    """What the user says of the input with --degradation, --blur and --noise, as one name.
+
+    Raises UsageError where options contradict one another.
+    """
+    from degradation import parse_degradation
+
+    parts = [name] if name else []
+    parts += [f"blur-{blur:g}"] if blur else []
+    parts += [f"rician-{100 * noise:g}"] if noise else []
+    try:
+        parse_degradation("+".join(parts or ["bicubic"]))
+    except UsageError as error:
+        words = (
+            "--degradation, --blur and --noise do not agree" if len(parts) > 1 else "--degradation"
+        )
+        raise UsageError(f"{words}: {error}") from None
+    return "+".join(parts) or None
 
 
-@dataclass
-class Result:
-    """What came of one input: the files, scores of bicubic and prediction, and the sidecar."""
+def print_degradations() -> int:
+    from degradation import MEANINGS
 
-    paths: list[Path]
-    record: dict
-    scores: list[dict] = field(default_factory=list)
-    unlike: str = ""  # what sets the input apart from all training images
-
-
-def open_one(job: Job, upscalers: Upscalers, args) -> tuple:
-    """(image, Upscaler, ways to cut the image, warnings so far). Raises DataError."""
-    with collected_warnings([]) as warnings:
-        image = images.read_image(job, args.force)
-        return image, *upscalers.choose(image, job.batch), warnings
+    print("How pictures are made small; numbers are examples, parts are joined by +.\n")
+    for name, meaning in MEANINGS.items():
+        print(f"  {name:<15} {meaning}")
+    return 0
 
 
-def predict_one(job: Job, image, upscaler, ways, warnings, args, figure: bool) -> Result:
-    """Upscale and write one picture or scan. Raises DataError."""
-    with collected_warnings(warnings):
+def shard(text: str) -> tuple[int, int]:
+    """An argparse type: `2/8`, counted from 0 or from 1, as (index from 0, number)."""
+    i, _, n = text.partition("/")
+    if not (i.isdecimal() and n.isdecimal() and int(i) <= int(n) and int(n) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 2/8")
+    return int(i) % int(n), int(n)
+
+
+# --- one input ------------------------------------------------------------------------------------
+
+
+class Task:
+    """An input on its way: what was read of it, its plan, and the warnings so far."""
+
+    def __init__(self, job, options: dict, upscaler):
+        from inference.sidecar import made_from
+
+        self.job, self.warnings, self.scan, self.plan = job, [], None, None
+        self.made = made_from(job, upscaler, options)
+
+
+def open_input(task: Task, upscaler, args) -> Task:
+    """Read an input and decide what it becomes. Raises DataError."""
+    import scans
+    from inference.plan import Plan, plan_of
+
+    job = task.job
+    with collected_warnings(task.warnings):
+        task.scan = scans.read(
+            job.source, job.files, series=job.series, kind=job.kind, force=args.force
+        )
+        if args.simulate:
+            inside = [s[0] for s in upscaler.scales if s[0] == s[1]]
+            plan = plan_of(
+                task.scan, upscaler.scales, scale=args.scale or max(inside), plane=args.axis
+            )
+            task.plan = Plan(plan.plane, plan.scale)
+        else:
+            task.plan = plan_of(
+                task.scan, upscaler.scales, scale=args.scale, through_plane=args.through_plane,
+                voxel_size=args.voxel_size, plane=args.axis,
+            )  # fmt: skip
+    size = task.scan.stored.nbytes * task.plan.scale**2 * task.plan.through
+    if size > LARGE and not args.simulate:
+        note(f"{job.source}: the result takes about {size / 2**30:.1f} GB before compression")
+    label = ("simulated_" if args.simulate else "") + task.plan.label
+    task.job = job.beside_others(label, args.overwrite)
+    task.label = label
+    return task
+
+
+def write_result(task: Task, upscaler, new, errors, figure, labels=None) -> tuple:
+    """Write an enlarged scan, its error map, figure, label map and record: (files, record)."""
+    import scans
+    from evaluation.before_after import draw
+    from inference.sidecar import ERROR, record, write_description
+
+    job, label = task.job, task.label
+    with collected_warnings(task.warnings):
+        tell(task, new.about)
         job.make_folder()
         if job.dataset:
-            sidecar.write_description(job.output, job.dataset)
-        try:
-            work = simulate if args.simulate else upscale
-            return work(job, image, upscaler, ways, args, figure, warnings)
-        except MemoryError:
-            raise DataError(f"{job.source}: is too large for this machine's memory") from None
+            write_description(job.output, job.dataset)
+        paths = []
+        if figure:
+            draw(job.file(label, "_figure.png"), task.scan, new, task.plan, errors)
+            paths.append(job.file(label, "_figure.png"))
+        results = [scans.write(new, job.file(label, ""))]
+        if labels:
+            results.append(write_labels(labels, task, new))
+        if errors is not None:
+            results.append(scans.write(errors, job.file(label + ERROR, "")))
+    about = record(job, upscaler, task.scan, new, errors, task.made, task.warnings)
+    about["Results"] = [path.name for path in results]
+    paths = [*results, write_json(job.file(label, ".json"), about), *paths]
+    if job.dataset and errors is not None:  # where each image needs a sidecar
+        words = "Expected absolute error: " + about["Description"]
+        write_json(job.file(label + ERROR, ".json"), about | {"Description": words})
+    return paths, about
 
 
-def predict_some(jobs: list[Job], upscalers: Upscalers, args, figure: bool) -> list[tuple]:
-    """[(job, Result or DataError)]: a scan, or pictures that are computed together if small."""
-    opened, found = {}, {}
-    for job in jobs:
-        try:
-            opened[job] = open_one(job, upscalers, args)
-        except DataError as error:
-            found[job] = error
-    # The network runs here for small pictures; upscale() below takes the results it finds.
-    pictures = [job for job in opened if job.kind == "picture" and not args.simulate]
-    if pictures:
-        pixels = [opened[job][0].intensities() for job in pictures]
-        for job, one in zip(pictures, computed_together(upscalers.one, pixels)):
-            image, _, ways, warnings = opened[job]
-            opened[job] = image, one, ways, warnings
-    for job, parts in opened.items():
-        try:
-            found[job] = predict_one(job, *parts, args, figure)
-        except DataError as error:
-            found[job] = error
-    return [(job, found[job]) for job in jobs]
+def write_labels(path, task: Task, new) -> Path:
+    """Bring the label map of a scan onto the grid of its result: each voxel gets the label of the
+    one it lies in. Raises DataError if it has another grid than the scan."""
+    import numpy as np
+
+    import scans
+    from scans.files import stem
+
+    old, labels = task.scan, scans.read(path, force=True)
+    same = not labels.is_picture and labels.stored.shape[:3] == old.stored.shape[:3]
+    if not same or not np.allclose(labels.affine, old.affine, atol=0.01):
+        raise DataError(f"{path}: lies on another grid than {old.path}")
+    nearest = [
+        np.minimum((np.arange(m) + 0.5) * n // m, n - 1).astype(int)
+        for n, m in zip(old.stored.shape, new.stored.shape[:3])
+    ]
+    enlarged = labels.resampled(labels.stored[np.ix_(*nearest)])
+    return scans.write(enlarged, task.job.folder / f"{stem(path)}_{task.label}")
 
 
-def upscale(job, image, upscaler: Upscaler, ways, args, figure: bool, warnings: list) -> Result:
-    """Upscale all slices of an image along one way; or along two, of which the mean counts."""
-    scale, label = upscaler.network.scale, upscaler.label
-    out = image.output_like(ways[0], scale)
-    if out.nbytes > LARGE or out.nbytes > 20 * image.bytes:
-        note(f"{job.source}: the result takes {out.nbytes / 2**30:.1f} GB before compression")
-    if image.times > 1:
-        note(f"{job.source}: holds {image.times} volumes; each is upscaled")
-    errors = image.errors_like(out) if args.uncertainty else None
-    for t in reversed(range(image.times)):  # figure and record are of volume 0 and the last way
-        data = image.intensities(t)
-        low, high = span = image.span(data)
-        volume, map_t = (x[..., t] if x is not None and x.ndim == 4 else x for x in (out, errors))
-        mean = volume if len(ways) == 1 else np.zeros(volume.shape, np.float32, order="F")
-        for way in ways:
-            slices, target = image.cut(data, way), image.cut(mean, way)
-            map_slices = None if map_t is None else image.cut(map_t, way)
-            description = describe_stack(upscaler, slices, span)
-            name = job.source.name + (f" {t + 1}/{image.times}" if image.times > 1 else "")
-            kind = out.dtype if mean is volume else None
-            finish = partial(fill, image, target, map_slices, span, kind, len(ways))
-            for _ in upscale_stack(
-                upscaler, slices, finish, span=span, description=description, name=name,
-                clamped=image.clamped(data, low, high), batch_size=args.batch_size,
-            ):  # fmt: skip
-                pass  # everything lands in target
-        for z in range(volume.shape[2]) if mean is not volume else ():
-            volume[..., z] = image.to_stored(mean[..., z], out.dtype)
-    about_degradation(job, upscaler, description)
-    strange = unlike(upscaler, image, data, span, ways, description)
-    if strange:
-        words = f"unlike all images that the network learned from ({strange}); check it"
-        warn(f"{job.source}: {words}", not (job.batch or args.json))  # of many only in the record
-    paths = [job.file(label, "_figure.png")] if figure else []
-    if figure:
-        with drawing:
-            images.draw(paths[0], image, scale, ways, out, data, span, map_t)
-    record = sidecar.record(job, image, upscaler, ways, description, warnings)
-    paths.append(write_json(job.file(label, ".json"), record))
-    if errors is not None:
-        paths.insert(0, image.write_errors(job, label + sidecar.ERROR, errors, ways[0], scale))
-        if job.dataset:  # where each image needs a sidecar
-            about = record | {"Description": "Expected absolute error: " + record["Description"]}
-            write_json(job.file(label + sidecar.ERROR, ".json"), about)
-    paths.insert(0, image.write(job, label, out, ways[0], scale))
-    return Result(paths, record, unlike=strange)
+def tell(task: Task, about: dict) -> None:
+    """Say what was decided and found; of many inputs warnings are only kept for the record."""
+    source, shown = task.job.source, not task.job.batch
+    if shown:
+        note(f"{source}: {task.plan.words}")
+        if about.get("DegradationFrom") == "estimated":
+            note(f"{source}: found {about['Degradation']}")
+    if "a guess" in task.plan.words:
+        warn(f"{source}: {task.plan.words}", False)
+    if about.get("Unusual"):
+        words = f"unlike all images that the network learned from ({about['Unusual']}); check it"
+        warn(f"{source}: {words}", shown)
+    if about.get("FoundInstead"):
+        words = f"was said to be {about['Degradation']}, but looks like {about['FoundInstead']}"
+        warn(f"{source}: {words}; a wrong word is worse than none", shown)
 
 
-def fill(image, target, map_slices, span, kind, ways, chosen, rows, lr, hr, sr, expected) -> None:
-    """Put SR slices and their expected errors where they belong, as values of this type.
-
-    kind: None for a mean of several ways.
-    """
-    if map_slices is not None:
-        values = expected[:, 0].numpy() / np.float32(ways)
-        map_slices[chosen, rows] += image.error_to_stored(values, span, map_slices.dtype)
-    low, high = np.float32(span[0]), np.float32(span[1])
-    values = sr[:, 0].numpy()
-    np.maximum(values, 0, out=values)  # nothing comes out below the smallest value, which became 0
-    values *= high - low
-    values += low
-    if kind is not None:
-        target[chosen, rows] = image.to_stored(values, kind)
-    else:
-        values /= ways
-        target[chosen, rows] += values
+def enlarge_scan(task: Task, upscaler, args, figure: bool) -> tuple[list[Path], dict]:
+    """Upscale and write one scan."""
+    scan = task.scan
+    if scan.times > 1:
+        note(f"{task.job.source}: holds {scan.times} volumes; each is upscaled")
+    try:
+        with collected_warnings(task.warnings):
+            found = upscaler.follow(task.plan, scan, task.job.source.name)
+        new, errors = found if upscaler.calibrations else (found, None)
+        return write_result(task, upscaler, new, errors, figure, args.labels)
+    except MemoryError:
+        raise too_large(task) from None
 
 
-def about_degradation(job: Job, upscaler: Upscaler, description) -> None:
-    """Say what the network found about how a single input was made."""
-    if description is None or job.batch:
-        return
-    verb = "told" if upscaler.user_said else "found"
-    note(f"{job.source}: {verb} {upscaler.words(description)}")
+def enlarge_pictures(tasks: list[Task], upscaler) -> list:
+    """Upscale pictures together: for each (picture, errors or None), or a DataError."""
+    if not tasks:
+        return []
+    try:
+        found = upscaler.pictures([task.scan for task in tasks], tasks[0].plan.scale)
+    except MemoryError:
+        return [too_large(task) for task in tasks]
+    for task, (new, _) in zip(tasks, found):
+        new.about["Plan"] = task.plan.words
+    return found
+
+
+def too_large(task: Task) -> DataError:
+    return DataError(f"{task.job.source}: is too large for this machine's memory")
 
 
 # --- simulation -----------------------------------------------------------------------------------
 
 
-def simulate(job, image, upscaler: Upscaler, ways, args, figure: bool, warnings: list) -> Result:
-    """Shrink the slices of an image, upscale them, score them one by one and all together."""
-    scale, label, (way,) = upscaler.network.scale, upscaler.label, ways
-    if image.times > 1:
-        warn(f"{job.source}: the first of its {image.times} volumes is used")
-    data = image.intensities(0)
-    low, high = span = image.span(data)
-    slices = crop_to_scale(image.cut(data, way), scale)
-    if not slices.size:
-        raise DataError(f"{job.source}: is too small to be shrunk by {scale_name(scale)}")
-    shown = int((slices > low + 0.05 * (high - low)).mean(axis=(1, 2)).argmax())
-    interpolate = modules.Interpolation(scale).to(upscaler.device)
-    description, rows, kept = describe_stack(upscaler, slices, span), [], None
-    inside = []  # share of the pixels within the interval of their expected error
+def simulate(task: Task, upscaler, args, figure: bool) -> tuple[list[Path], dict]:
+    """Shrink the slices of an input, upscale them, score them one by one: (files, record)."""
+    from evaluation.simulation import draw_simulation, score_stack, write_scores
+    from inference.sidecar import record
 
-    def compare(chosen, _, lr, hr, sr, expected):
-        bicubic = tiling.upscale(interpolate, lr.to(upscaler.device), None, args.tile).cpu()
-        scores = [[score(x[i, 0], hr[i, 0]) for x in (bicubic, sr)] for i in range(len(sr))]
-        i = shown - chosen.start
-        maps = [lr, bicubic, sr, hr]
-        if expected is not None:
-            maps.append(expected)
-            near = (sr.clamp(0, 1) - hr).abs() <= INTERVAL * expected
-            inside.append(float(near[hr > 0.05].float().mean()))
-        return scores, [x[i, 0].numpy() for x in maps] if 0 <= i < len(sr) else None
+    job, scan, label = task.job, task.scan, task.label
+    with collected_warnings(task.warnings):
+        found = score_stack(upscaler, scan, task.plan, args.degradation or "bicubic", job.source)
+        task.plan.words = f"shrunk by {task.plan.scale} ({found.degradation}) and upscaled"
+        tell(task, found.about)
+        job.make_folder()
+        paths = []
+        if figure:
+            paths.append(draw_simulation(job.file(label, "_figure.png"), scan, found))
+        if scan.is_picture:
+            import scans
 
-    for scores, found in upscale_stack(
-        upscaler, slices, compare, span=span, description=description, batch_size=args.batch_size,
-        clamped=(0.0, 1.0), name=job.source.name,
-    ):  # fmt: skip
-        rows += scores
-        kept = found or kept
-    about_degradation(job, upscaler, description)
-    paths = [job.file(label, "_figure.png")] if figure else []
-    if figure:
-        title = f"{job.source.name} {way[0]} {shown}" if way else job.source.name
-        with drawing:
-            simulation_figure(
-                paths[0], *kept[:4], rows[shown], title=title, aspect=image.aspect(way),
-                expected=kept[4] if inside else None,
-            )  # fmt: skip
-    means = rows[0] if not image.sizes else scan_scores(job.source, rows, way[0])
-    record = sidecar.record(job, image, upscaler, ways, description, warnings)
-    known = [{k: v for k, v in one.items() if v is not None} for one in means]
-    record["Scores"] = dict(zip(("Bicubic", "Prediction"), known))
-    if inside:
-        share = record["ExpectedError"]["ShareWithinInterval"] = float(np.nanmean(inside))
-        note(f"{job.source}: {share:.1%} of the pixels are within the interval of 90 %")
-    paths.append(write_json(job.file(label, ".json"), record))
-    if image.sizes:
-        return Result([write_scores(job.file(label, ".csv"), rows), *paths], record, means)
-    stored = image.to_stored(kept[2].clip(0), image.dtype)
-    return Result([image.write(job, label, stored, way, scale), *paths], record, means)
+            paths.insert(0, scans.write(found.example(scan), job.file(label, "")))
+        else:
+            paths.insert(0, write_scores(job.file(label, ".csv"), found.rows))
+    new = scan.resampled(scan.stored, found.about)
+    about = record(job, upscaler, scan, new, None, task.made, task.warnings)
+    about |= {
+        "Scores": found.scores,
+        "DegradationFrom": "simulated",
+        "Degradation": found.degradation,
+    }
+    about["Results"] = [paths[0].name]
+    return [*paths, write_json(job.file(label, ".json"), about)], about
 
 
 # --- all ------------------------------------------------------------------------------------------
 
 
-def predict(jobs: list[Job], upscalers: Upscalers, args, figure: bool):
-    """Upscale all jobs: yields (job, Result or DataError).
+def results(jobs, upscaler, args, options: dict, figure: bool):
+    """Upscale all inputs: yields (job, (files, record) or DataError), pictures first.
 
-    Pictures are upscaled a few at a time, from files to files, by one worker more than there are
-    CPU threads, as one of them may wait for the disk; only as many compute at a time as there are
-    threads. Then scans, one by one, by all threads together.
+    Pictures go through it in groups: while one is upscaled, the next is read and the last written.
+    Scans go one by one.
     """
-    work = partial(predict_some, upscalers=upscalers, args=args, figure=figure)
-    pictures = [job for job in jobs if job.kind == "picture"]
-    threads = torch.get_num_threads()
-    workers = max(1, min(args.workers or threads + 1, len(pictures)))
-    some = min(args.batch_size, 1 + len(pictures) // (GROUPS * workers))
-    groups = [pictures[i : i + some] for i in range(0, len(pictures), some)]
-    share = max(1, threads // workers)
-    if upscalers.one and workers > threads:
-        upscalers.one.turns = BoundedSemaphore(threads)
-    try:
-        with (
-            ThreadPoolExecutor(workers, "", tiling.settle_threads, (share,)) as pool,
-            closing(pool.map(work, groups)) as found,  # if interrupted: what was not begun is not
-        ):
-            for several in found:
-                yield from several
-    finally:
-        torch.set_num_threads(threads)
+    pictures = [job for job in jobs if job.kind == "picture" and not args.simulate]
+    yield from in_groups(pictures, upscaler, args, options, figure)
     for job in jobs:
-        if job.kind != "picture":
-            yield from work([job])
+        if job.kind == "picture" and not args.simulate:
+            continue
+        try:
+            task = open_input(Task(job, options, upscaler), upscaler, args)
+            work = simulate if args.simulate else enlarge_scan
+            yield job, work(task, upscaler, args, figure)
+        except DataError as error:
+            yield job, error
+
+
+def in_groups(jobs, upscaler, args, options: dict, figure: bool):
+    """Yield (job, (files, record) or DataError) of pictures."""
+    import torch
+
+    def read(job):
+        return open_input(Task(job, options, upscaler), upscaler, args)
+
+    def write(task, result):
+        if isinstance(result, DataError):
+            raise result
+        return write_result(task, upscaler, *result, figure)
+
+    written = deque()
+
+    def finished():
+        while written:
+            job, future = written[0]
+            result = future.result()
+            written.popleft()
+            yield job, result
+
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(args.workers or threads + 1) as pool:
+        try:
+            for group in groups_of(jobs, read, pool, threads * PIXELS):
+                good = [task for _, task in group if isinstance(task, Task)]
+                enlarged = iter(enlarge_pictures(good, upscaler))
+                yield from finished()
+                for job, task in group:
+                    result = next(enlarged) if isinstance(task, Task) else task
+                    written.append((job, pool.submit(attempt, write, task, result)))
+            yield from finished()
+        except KeyboardInterrupt:  # what is on its way to the disk arrives there, and counts
+            yield from finished()
+            raise
+
+
+def groups_of(jobs, read, pool, pixels: int):
+    """Lists of (job, Task or DataError) of about so many pixels; some are read ahead of their
+    use."""
+    ahead, group, size = deque(), [], 0
+    for i, job in enumerate(jobs):
+        while len(ahead) < AHEAD and i + len(ahead) < len(jobs):
+            ahead.append(pool.submit(attempt, read, jobs[i + len(ahead)]))
+        task = ahead.popleft().result()
+        group.append((job, task))
+        size += task.scan.stored.size if isinstance(task, Task) else 0
+        if size >= pixels:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def attempt(work, *given):
+    """What work gives, or the DataError that it raises."""
+    try:
+        return work(*given)
+    except DataError as error:
+        return error
 
 
 def main(argv=None):
     args = arguments(argv)
-    tiling.keep_memory()
+    import torch
+
+    from inference import Upscaler
+    from inference.inputs import find_jobs, idle_options
+    from inference.sidecar import made_from
+    from inference.tiling import tune_malloc
+
+    tune_malloc()
     if args.threads:
         torch.set_num_threads(args.threads)
-    jobs = find_jobs(args)
-    device = pick_device(args.device)
-    safe = device.type == "cpu" and tiling.bf16_is_safe()  # asked before there was any product
-    args.bf16 = safe if args.bf16 is None else args.bf16
+    jobs = find_jobs(args.images, args.output, args.series, args.force)
+    if args.labels and (len(jobs) != 1 or jobs[0].kind == "picture"):
+        raise UsageError("--labels belong to one scan; name that alone")
+    device = utils.pick_device(args.device)
     if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    upscalers = Upscalers(args, device)
-    for line in idle_options(args, jobs, upscalers.one and upscalers.one.network):
+    # A simulation shrinks by it; only to project the result onto the LR it is told, too.
+    given = args.degradation if not args.simulate or args.consistent else None
+    upscaler = Upscaler(
+        args.weights, device, degradation=given, error_map=args.error_map,
+        consistent=args.consistent, bf16=args.bf16, tile=args.tile, batch_size=args.batch_size,
+    )  # fmt: skip
+    note(f"weights: {upscaler.path} (trained on {upscaler.checkpoint['trained_on']})")
+    for line in idle_options(jobs, plane=args.axis, series=args.series, given=args.degradation,
+                             network=upscaler.network):  # fmt: skip
         warn(line)
 
     # Of several inputs: my share, without what is finished.
-    batch = any(job.batch for job in jobs)
+    every, options = jobs, {k: getattr(args, k) for k in OPTIONS if getattr(args, k)}
+    batch, counts = any(job.batch for job in jobs), Counter()
     torchrun = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    counts = Counter()
     if batch:
         share, of = args.shard or torchrun
         mine = jobs[share::of]
-        labels = [] if args.overwrite else upscalers.labels()
-        maps = args.uncertainty and not args.simulate
-        jobs = [job for job in mine if not job.finished(labels, maps)]
+        jobs = [
+            job for job in mine if args.overwrite or args.simulate
+            or not job.finished(made_from(job, upscaler, options))
+        ]  # fmt: skip
         counts["finished before (--overwrite does them again)"] = len(mine) - len(jobs)
-    figure = args.figure if args.figure is not None else not batch
-    scores = run_jobs(jobs, upscalers, args, figure, batch and torchrun[0] == 0, counts)
+    figure = args.figure if args.figure is not None else args.report or not batch
+    bar = batch and torchrun[0] == 0
+    scores = run_jobs(jobs, results(jobs, upscaler, args, options, figure), args, bar, counts)
     if batch:
         words = ", ".join(f"{n} {what}" for what, n in counts.items() if n) or "nothing to do"
         where = {str(job.output) for job in jobs}
         note(words + (f"; results in {', '.join(sorted(where))}" if where else ""))
+    if args.report:
+        from evaluation.report import write_report
+
+        for folder in sorted({str(job.output) for job in every}):
+            note(f"written: {write_report(Path(folder))}")
     if scores and not args.json:
-        way, n = degradation_name(upscalers.one.degradation), range(len(scores) // 2)
-        print(f"LR by {way}, 8 bits; mean ± sd over {len(n)} input(s)")
-        rows = {"bicubic": scores[::2], "prediction": scores[1::2]}
-        print(metrics_table({k: summarise(v, n) for k, v in rows.items()}))
+        print_scores(scores, args.degradation or "bicubic")
     return 1 if counts["failed"] else 0
 
 
-def run_jobs(jobs, upscalers, args, figure: bool, bar: bool, counts: Counter) -> list[dict]:
+def run_jobs(jobs, found, args, bar: bool, counts: Counter) -> list[dict]:
     """Do all jobs, print and count what came of them. Returns the scores of simulations."""
-    scores, strange = [], 0
+    scores = []
     with progress(total=len(jobs), unit="input", disable=not bar or not jobs) as moving:
         try:
-            for job, result in predict(jobs, upscalers, args, figure):
+            for job, result in found:
                 moving.update()
                 failed = isinstance(result, DataError)
                 counts["failed" if failed else "upscaled"] += 1
-                strange += not failed and bool(result.unlike)
                 if failed and not job.batch:
                     raise result
                 say(job, result, args)
-                scores += [] if failed else result.scores
+                if not failed:
+                    warned = bool(result[1]["Warnings"])
+                    counts["with warnings (in their .json)"] += warned
+                    scores += [result[1]["Scores"]] if "Scores" in result[1] else []
         except KeyboardInterrupt:
             if any(job.batch for job in jobs) and not args.overwrite:
                 done = sum(counts[word] for word in ("upscaled", "failed"))
                 warn(f"interrupted after {done} of {len(jobs)}; the same command goes on from here")
             raise
-    counts["unlike training images (Warnings in their .json)"] = strange
     return scores
 
 
-def say(job: Job, result, args) -> None:
+def say(job, result, args) -> None:
     """Print what came of one input: for programs a line of JSON, for people the files."""
     failed = isinstance(result, DataError)
     if args.json:
-        about = {"error": str(result)} if failed else result.record
-        files = [] if failed else [str(path) for path in result.paths]
+        about = {"error": str(result)} if failed else result[1]
+        files = [] if failed else [str(path) for path in result[0]]
         print(json.dumps({"input": str(job.source), "files": files, **about}), flush=True)
     elif failed:
         warn(f"skipped: {result}")
     elif not job.batch:
-        for path in result.paths:
+        for path in result[0]:
             note(f"written: {path}")
+
+
+def print_scores(scores: list[dict], degradation: str) -> None:
+    """The table of simulations: mean ± sd over inputs."""
+    from evaluation.metrics import metrics_table, summarise
+
+    print(f"LR by {degradation}, 8 bits; mean ± sd over {len(scores)} input(s)")
+    rows = {name.lower(): [score[name] for score in scores] for name in ("Bicubic", "Network")}
+    print(metrics_table({k: summarise(v, range(len(v))) for k, v in rows.items()}))
 
 
 if __name__ == "__main__":

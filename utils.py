@@ -2,18 +2,15 @@
 
 import argparse
 import difflib
-import functools
 import json
 import os
 import re
-import subprocess
 import sys
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 QUIET = False  # set from --quiet each time a command line is read
@@ -77,6 +74,8 @@ def as_data_error(path):
     Damaged files make libraries fail in any way: struct, zlib, numpy, attribute errors ...
     """
     try:
+        if advice := not_downloaded(path):
+            raise DataError(f"{path}: {advice}")
         if not os.path.isfile(path):  # a folder, a broken link, or a pipe that would wait for ever
             kind = "a broken link" if os.path.islink(path) else "not a file"
             raise DataError(f"{path}: {kind if os.path.lexists(path) else 'no such file'}")
@@ -87,6 +86,22 @@ def as_data_error(path):
         raise DataError(f"{path}: claims more data than fits into memory") from None
     except Exception as error:
         raise DataError(f"{path}: cannot be read ({reason(error)})") from None
+
+
+def not_downloaded(path) -> str:
+    """What to do about a pointer that git-annex (DataLad) or Git LFS left in place of a file's
+    data; '' if it is none."""
+    head = b""
+    with suppress(OSError):
+        if os.path.islink(path) and not os.path.exists(path):
+            head = os.fsencode(os.readlink(path)).replace(b"\\", b"/")
+        elif os.path.isfile(path) and os.path.getsize(path) < 2048:
+            with open(path, "rb") as file:
+                head = file.read(200)
+    if b"/annex/objects/" in head:
+        return "data not downloaded: git annex get (or datalad get) fetches it"
+    lfs = head.startswith(b"version https://git-lfs.github.com/")
+    return "data not downloaded: git lfs pull fetches it" if lfs else ""
 
 
 @contextmanager
@@ -176,18 +191,28 @@ def progress(items=None, total=None, desc="", unit="it", *, disable=False, **opt
     return tqdm(items, one_line(desc), total, unit=unit, disable=disable, **options)
 
 
-@lru_cache(maxsize=1)
-def version() -> str:
-    """The version of this program, which stands in pyproject.toml alone."""
+@lru_cache(maxsize=2)
+def of_project(key: str) -> str:
+    """A value of pyproject.toml, where name and version stand alone; '' outside a clone."""
     text = ""
     with suppress(OSError):
         text = Path(__file__).with_name("pyproject.toml").read_text(encoding="utf-8")
-    found = re.search(r'^version *= *"([^"]+)"', text, re.MULTILINE)
+    found = re.search(rf'^{key} *= *"([^"]+)"', text, re.MULTILINE)
     return found[1] if found else "unknown"
 
 
-class Defaults(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the defaults that tell something: not those of switches, nor None."""
+def version() -> str:
+    """The version of this program."""
+    return of_project("version")
+
+
+def name_of_program() -> str:
+    """The name of this program."""
+    return of_project("name")
+
+
+class Defaults(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows the defaults that tell something: not those of switches, nor None; keeps lines."""
 
     def _get_help_string(self, action):
         if action.default is None or action.default is False or "(default" in action.help:
@@ -198,8 +223,11 @@ class Defaults(argparse.ArgumentDefaultsHelpFormatter):
 class Parser(argparse.ArgumentParser):
     """A command line with its defaults in --help, whose mistakes are one line and status 2."""
 
-    def __init__(self, description):
-        super().__init__(description=description, formatter_class=Defaults, allow_abbrev=False)
+    def __init__(self, description, examples: str = ""):
+        super().__init__(
+            description=description, formatter_class=Defaults, allow_abbrev=False,
+            epilog=f"examples:\n{examples}" if examples else None,
+        )  # fmt: skip
         self.add_argument("--version", action="version", version=version())
         self.add_argument("--quiet", action="store_true", help="only results, warnings, errors")
 
@@ -243,8 +271,10 @@ def int_between(least: int, most: int = 2**31):
 # --- devices --------------------------------------------------------------------------------------
 
 
-def pick_device(name: str = "auto") -> torch.device:
+def pick_device(name: str = "auto"):
     """`auto` (CUDA, then MPS, then CPU) or the named device. Raises UsageError if absent."""
+    import torch  # takes a second, which --help can save
+
     if name == "auto":
         name = "cpu"
         if torch.cuda.is_available():
@@ -259,24 +289,23 @@ def pick_device(name: str = "auto") -> torch.device:
     raise UsageError(f"--device {name}: not on this machine (known are auto, cpu, cuda, mps)")
 
 
-@functools.cache
+@lru_cache(maxsize=1)
 def bf16_works() -> bool:
-    """Whether this CPU can do bf16 convolutions. Ask before the first convolution of the program.
+    """Whether this CPU has fast bf16 products that can be relied on. Ask before any product.
 
-    Tried in a process of its own: chips that advertise AMX and refuse it end the process. There,
-    oneDNN is kept from AMX and the trial repeated.
+    Some processors advertise AMX and end the program that uses it, so that it is left alone.
     """
-    code = (
-        "import torch; x = torch.ones(1, 32, 32, 32, dtype=torch.bfloat16, requires_grad=True);"
-        "torch.nn.functional.conv2d(x, x.new_ones(32, 32, 3, 3)).float().sum().backward()"
-    )
-    for limit in ({}, {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}):
-        environment = {**limit, **os.environ}  # what the user has set counts
-        trial = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
-        if trial.returncode == 0:
-            os.environ.update(environment)
-            return True
-    return False
+    import torch
+
+    flags = ""
+    with suppress(OSError):
+        found = re.search(r"^flags\s*:.*$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        flags = found.group() if found else ""
+    if " avx512_bf16" not in flags or not torch.backends.mkldnn.is_available():
+        return False
+    if " amx" in flags:
+        os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+    return True
 
 
 def bf16_autocast(device, enabled: bool):
@@ -284,5 +313,7 @@ def bf16_autocast(device, enabled: bool):
 
     Autocast is not even made where it is off: not every device has one.
     """
+    import torch
+
     kind = torch.device(device).type
     return torch.autocast(kind, dtype=torch.bfloat16) if enabled else nullcontext()

@@ -15,9 +15,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dataset import add_data_arguments, volume_slices
-from scans.subjects import KNOWN, Scan, read_table, split_subjects, training_scans
-from scans.volumes import PICTURES, PLANES, natural, suffix
+import numpy as np
+
+import dataset
+from scans import PLANES
+from scans.files import PICTURES, natural, suffix
+from scans.listing import ScanFile, training_scans
+from scans.subjects import KNOWN, person_key, read_table
 from utils import (
     DataError,
     Parser,
@@ -43,7 +47,7 @@ def read_classes(source: Path, spec: str) -> dict[str, str]:
     """{person: class} from `table.tsv:column`, looked for in the data folder too.
 
     The people are in the column participant_id, Subject or PTID, or else in the first one; their
-    ids as `person` writes them. Raises UsageError for a table or column that is not there.
+    ids as `person_key` writes them. Raises UsageError for a table or column that is not there.
     """
     name, _, column = spec.rpartition(":")
     path = next((p for p in (Path(name), source / name) if name and p.is_file()), None)
@@ -58,21 +62,13 @@ def read_classes(source: Path, spec: str) -> dict[str, str]:
     for row in rows:
         group = row[column] if len(row) > max(ids, column) else ""
         if group.lower() not in ("", "n/a", "nan"):
-            classes.setdefault(person(row[ids]), group)
+            first = classes.setdefault(person_key(row[ids]), group)
+            if first != group:
+                warn(f"{path}: {row[ids]} is {first} and {group} there; {first} counts")
     return classes
 
 
-def person(text: str) -> str:
-    """An id as it is compared: OAS1_0001_MR1 is oas1_0001, sub-01 is 01, IXI002 is 2.
-
-    IXI's table has plain numbers, OASIS-1's the visit.
-    """
-    known = KNOWN.search(text)
-    text = (known.group() if known else text).casefold().removeprefix("sub-")
-    return text.removeprefix("ixi").lstrip("0") if text.removeprefix("ixi").isdigit() else text
-
-
-def slice_names(scans: list[Scan]) -> list[str]:
+def slice_names(scans: list[ScanFile]) -> list[str]:
     """For each scan the beginning of its slices' names, from which the subject is known again.
 
     The subject, as `sub-` and letters if its id is not of a known kind; and `_scan-<n>` where
@@ -104,10 +100,9 @@ def main(argv=None):
     add("out", metavar="OUT", help="new folder for {train,test}/{class}/<subject>_<slice>.png")
     add("--size", type=height_width, metavar="HxW", help="cut and pad the slices, as 240x256")
     add("--classes", metavar="FILE:COLUMN", help="table of the subjects, as participants.tsv:group")
-    add("--bits", type=int, default=8, choices=(8, 16), help="of the pictures")
     add("--test", type=float, default=0.15, help="share of the subjects to test on; 0: none")
     add("--workers", type=int_between(1, 64), default=2, help="threads that read and write")
-    add_data_arguments(add, slices=20, axes=PLANES, cache=False)
+    dataset.add_data_arguments(add, slices=20, axes=PLANES, cache=False)
     args = parser.parse_args(argv)
     source, out = Path(args.source), Path(args.out)
     if not 0 <= args.test < 1:
@@ -123,7 +118,7 @@ def main(argv=None):
         raise DataError(doubt)
     if args.classes:
         scans = with_classes(scans, read_classes(source, args.classes), args.classes)
-    split = split_subjects(scans, args.seed, validate=0, test=args.test)
+    split = dataset.split_subjects(scans, args.seed, validate=0, test=args.test)
     counts, bad = write_slices(
         args, scans, split, lambda x: progress(x, total=len(scans), unit="scan")
     )
@@ -136,9 +131,9 @@ def main(argv=None):
     return 1 if bad else 0
 
 
-def with_classes(scans: list[Scan], classes: dict, spec: str) -> list[Scan]:
+def with_classes(scans: list[ScanFile], classes: dict, spec: str) -> list[ScanFile]:
     """The scans whose subjects the table knows, with their class; the others are named."""
-    group_of = {scan.subject: classes.get(person(scan.subject), "") for scan in scans}
+    group_of = {scan.subject: classes.get(person_key(scan.subject), "") for scan in scans}
     unknown = sorted((s for s, group in group_of.items() if not group), key=natural)
     if unknown:
         warn(f"left out, without a class in {spec}: {', '.join(unknown)}")
@@ -149,7 +144,30 @@ def with_classes(scans: list[Scan], classes: dict, spec: str) -> list[Scan]:
     return scans
 
 
-def write_slices(args, scans: list[Scan], split: dict, progress) -> tuple[Counter, int]:
+def volume_slices(scan: ScanFile, plane: int, count: int, size=None) -> list[tuple]:
+    """Usable slices of a volume, `count` evenly spaced or all (0): [(number, uint8 (H, W))].
+
+    plane: of PLANES. size (H, W): they are cut and padded with black about the middle of the box of
+    the volume's foreground; None: that box and 8 voxels around it. Raises DataError.
+    """
+    found = dataset.read_volume(scan)
+    stack = dataset.stack_along(found["pixels"], plane)
+    places = dataset.spread_evenly(found["usable"][plane], count)
+    if not len(places):
+        raise DataError(f"{scan.path}: no {PLANES[plane]} slice with enough foreground")
+    if size:
+        head = (stack >= dataset.FOREGROUND).any(0)
+        ends = [np.flatnonzero(head.any(1 - k))[[0, -1]] for k in (0, 1)]
+        starts = [int(a + b) // 2 - want // 2 for (a, b), want in zip(ends, size)]
+        inside = tuple(slice(max(0, a), max(0, a + want)) for a, want in zip(starts, size))
+        outside = [(max(0, -a), max(0, a + want - n))
+                   for a, want, n in zip(starts, size, stack.shape[1:])]  # fmt: skip
+        stack = np.pad(stack[(slice(None), *inside)], [(0, 0), *outside])
+    first = found["first"][plane]
+    return [(dataset.number_of(place, plane, first), stack[place]) for place in places]
+
+
+def write_slices(args, scans: list[ScanFile], split: dict, progress) -> tuple[Counter, int]:
     """Write the slices of all scans: their number by (part, class), and of scans left out."""
     from PIL import Image
 
@@ -158,11 +176,7 @@ def write_slices(args, scans: list[Scan], split: dict, progress) -> tuple[Counte
         scan, name = job
         folder = Path(args.out, split[scan.subject], re.sub(r"[^\w.-]", "_", scan.group).strip("."))
         try:
-            slices = volume_slices(
-                *(scan.path, args.axis, args.slices, scan.files, scan.series),
-                size=args.size,
-                levels=2**args.bits - 1,
-            )
+            slices = volume_slices(scan, PLANES.index(args.axis), args.slices, args.size)
             folder.mkdir(parents=True, exist_ok=True)
             for number, pixels in slices:
                 with atomic_write(folder / f"{name}_{number:03d}.png") as file:

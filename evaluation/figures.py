@@ -20,9 +20,12 @@ from evaluation.panels import (
 )
 from evaluation.plots import drawn_plot, new_figure
 
+LOW = 0.6  # height by width of a slice that is shown before and after in a row of its own
 # What lies at the left, right, top and bottom edge of a slice as `formats.slices_of` gives it.
 MARKS = {"axial": "LRAP", "coronal": "LRSI", "sagittal": "PASI"}
 
+
+NAMES = "input", "bicubic", "this network", "truth"  # in all figures
 
 # --- windows --------------------------------------------------------------------------------------
 
@@ -96,17 +99,18 @@ def field_shape(lr: np.ndarray, aspect: float) -> float:
 
 
 def size_text(image: np.ndarray) -> str:
-    return f"{image.shape[0]} x {image.shape[1]}"
+    """Width and height."""
+    return f"{image.shape[1]} x {image.shape[0]}"
 
 
 def picture_figure(path, lr, bicubic, sr, *, expected=None, title="", aspect: float = 1.0) -> None:
-    """Input, bicubic and prediction, whole and the busiest detail; images (H, W) in [0, 1].
+    """Input, bicubic and result, whole and the busiest detail; images (H, W) in [0, 1].
 
-    expected: expected absolute error of each pixel of the prediction. aspect: height of an input
+    expected: expected absolute error of each pixel of the result. aspect: height of an input
     pixel divided by its width.
     """
     tall = field_shape(lr, aspect)
-    images = {"input": lr, "bicubic": bicubic, "prediction": sr}
+    images = dict(zip(NAMES, (lr, bicubic, sr)))
     panels = [Panel(x, f"{name}, {size_text(x)}", tall) for name, x in images.items()]
     if expected is not None:
         panels.append(error_panel(expected, "expected error", tall, error_limit([expected])))
@@ -155,47 +159,52 @@ def error_panel(errors: np.ndarray, text: str, tall: float, limit: float, window
     return Panel(errors, text, tall, window, palette="inferno", high=limit)
 
 
-def bar_below(sheet, place: tuple, panel: Panel) -> None:
-    """A colour bar in the space that was kept free below the figure's last row."""
+def bar_below(sheet, place: tuple, panel: Panel, more: float = 0.0) -> None:
+    """A colour bar in the space that was kept free below the figure's last row of panels, and above
+    `more` inches."""
     left, _, right, _ = place
-    top = sheet.height - px(BAR - 0.07)
+    top = sheet.height - px(more + BAR - 0.07)
     bar = left + px(0.02), top, right - px(0.02), top + px(0.1)
-    colour_bar(sheet, bar, panel, "absolute error (white = 1)")
+    colour_bar(sheet, bar, panel, "error (white = 1)")
 
 
 def simulation_figure(
     path, lr, bicubic, sr, hr, scores, *, expected=None, title="", aspect: float = 1.0
 ) -> None:
-    """A simulation: LR, bicubic, prediction and original, a detail of each, and the errors.
+    """A simulation: input, bicubic, result and truth, a detail of each, and the errors.
 
-    scores: of bicubic and of the prediction, as `metrics.score` gives them. aspect: height of an LR
+    scores: of bicubic and of the result, as `metrics.score` gives them. aspect: height of an LR
     pixel divided by its width. expected: expected absolute error; without it the figure shows where
-    the prediction is nearer to the original than bicubic upsampling is.
+    the result is nearer to the truth than bicubic upsampling is.
     """
     bicubic, sr = np.clip(bicubic, 0, 1), np.clip(sr, 0, 1)
     tall = field_shape(lr, aspect)
-    images = {"low resolution": lr, "bicubic": bicubic, "prediction": sr, "original": hr}
+    images = dict(zip(NAMES, (lr, bicubic, sr, hr)))
     whole = [Panel(x, f"{name}, {size_text(x)}", tall) for name, x in images.items()]
     before, after = abs(bicubic - hr), abs(sr - hr)
     limit = error_limit([before, after])
+    maps = {"error of bicubic": before, "error of this network": after}
+    errors = [error_panel(x, name, tall, limit) for name, x in maps.items()]
     if expected is None:
         gain = dict(palette="RdBu", low=-limit, high=limit)
-        last = Panel(before - after, "blue: nearer, red: farther", tall, **gain)
+        last = Panel(before - after, "first minus second", tall, **gain)
+        bars = {errors[0]: "absolute error", last: "farther, nearer than bicubic"}
     else:
         last = error_panel(expected, "expected error", tall, limit)
-    maps = {"error of bicubic": before, "error of prediction": after}
-    errors = [error_panel(x, name, tall, limit) for name, x in maps.items()]
+        bars = {errors[0]: "absolute error"}
     rows = with_details([whole, [Panel(None), *errors, last]], hr, tall)
     sheet, grid = draw_panels(rows, title)
-    write_scores(sheet, grid[-1][0], errors[0], scores)
+    write_scores(sheet, grid[-1][0], bars, scores)
     save_sheet(sheet, path)
 
 
-def write_scores(sheet, place: tuple, errors: Panel, scores) -> None:
-    """The scores of bicubic and prediction as a small table, and the colour bar of the errors."""
-    lines = [("", "bicubic", "prediction")]
+def write_scores(sheet, place: tuple, bars: dict, scores) -> None:
+    """The scores of bicubic and result as a small table, and the colour bars of the errors.
+
+    bars: {panel: label}.
+    """
+    lines = [("", "bicubic", "network")]
     rows = {"psnr": ("PSNR, dB", 2), "psnr_brain": ("in brain", 2), "ssim": ("SSIM", 4)}
-    rows["mse"] = ("MSE", 5)
     for key, (name, digits) in rows.items():
         values = [s.get(key) for s in scores]
         if None not in values:
@@ -203,12 +212,13 @@ def write_scores(sheet, place: tuple, errors: Panel, scores) -> None:
     left, top, right, bottom = place
     width = right - left
     for i, line in enumerate(lines):
-        y = top + px(0.1 + i * LINE)
+        y = top + px(0.02 + i * LINE)
         for text, x, anchor in zip(line, (0.02, 0.62, 0.99), ("la", "ra", "ra")):
             write_text(sheet, left + x * width, y, text, anchor)
-    edge = bottom - px(0.52)
-    bar = left + round(0.1 * width), edge, left + round(0.9 * width), edge + px(0.1)
-    colour_bar(sheet, bar, errors, "absolute error")
+    for i, (panel, label) in enumerate(reversed(bars.items())):
+        edge = bottom - px(0.48 + 0.56 * i)
+        bar = left + round(0.06 * width), edge, left + round(0.94 * width), edge + px(0.09)
+        colour_bar(sheet, bar, panel, label)
 
 
 @dataclass
@@ -224,11 +234,13 @@ class View:
     expected: np.ndarray | None = None  # expected absolute error
 
 
-def volume_figure(
-    path, views: list[View], *, title="", names=("input", "bicubic", "prediction")
-) -> None:
-    """Slices of a scan: each whole, with a box, and its busiest detail before and after."""
-    rows = []
+def volume_figure(path, views: list[View], *, title="") -> None:
+    """Slices of a scan: each whole, with a box, and its busiest detail before and after.
+
+    Low ones, such as thick slices seen from the side, are shown whole before and after in a row of
+    their own.
+    """
+    rows, details = [], []
     errors = [view.expected for view in views if view.expected is not None]
     for view in views:
         tall = field_shape(view.before, view.aspect)
@@ -237,9 +249,16 @@ def volume_figure(
         if errors:
             panels.append(error_panel(view.expected, "", tall, error_limit(errors)))
         panels = detail_panels(panels, view.after, detail)
+        details.append(panels)
         box = None if is_most_of(detail, whole) else detail
-        rows.append([Panel(view.before, view.name, tall, whole, box, view.marks), *panels])
-    for panel, name in zip(rows[0][1:], (*(f"{name}, detail" for name in names), "expected error")):
+        first = Panel(view.before, view.name, tall, whole, box, view.marks)
+        if first.shape() < LOW:
+            first.text += f", {NAMES[0]}"
+            rows += [[first, replace(first, image=view.after, text=NAMES[2], marks="")], panels]
+        else:
+            rows.append([first, *panels])
+    names = (*(f"{name}, detail" for name in NAMES[:3]), "expected error")
+    for panel, name in zip(details[0], names):
         panel.text = name
     sheet, grid = draw_panels(rows, title, BAR if errors else 0)
     if errors:
@@ -263,33 +282,42 @@ class Example:
     aspect: float = 1.0  # height of an LR pixel divided by its width
 
 
-def example_row(example: Example, errors: bool) -> list[Panel]:
-    """The panels of an example: whole, details, and with errors whole error maps."""
+def example_row(example: Example, limit: float | None) -> list[Panel]:
+    """The panels of an example: whole, details, and whole error maps if they have a limit."""
     tall = field_shape(example.lr, example.aspect)
     whole, detail = content_window(example.hr), busiest_window(example.hr, tall)
     bicubic, sr = np.clip(example.bicubic, 0, 1), np.clip(example.sr, 0, 1)
     before, after = (f"{s['psnr']:.2f} dB" for s in example.scores)
     panels = {f"bicubic, {before}": bicubic, f"network, {after}": sr, "truth": example.hr}
-    panels = panels if errors else {"low resolution": example.lr} | panels
+    panels = {"input": example.lr} | panels
     details = detail_panels([Panel(x, "", tall) for x in panels.values()], example.hr, detail)
     for panel, text in zip(details, panels):
         panel.text = text
     box = None if is_most_of(detail, whole) else detail
     row = [Panel(example.hr, example.name, tall, whole, box), *details]
-    if errors:
+    if limit:
         maps = [abs(bicubic - example.hr), abs(sr - example.hr)]
-        for image, text in zip(maps, ("error of bicubic", "of network")):
-            row.append(error_panel(image, text, tall, error_limit(maps), whole))
+        for image, text in zip(maps, ("error, bicubic", "of network")):
+            row.append(error_panel(image, text, tall, limit, whole))
     return row
 
 
 def examples_figure(path, examples: list[Example], *, title="", errors=False) -> None:
-    """One row an example: cropped to the content, a detail of LR, bicubic, network and truth.
+    """One row an example: cropped to the content, a detail of input, bicubic, network and truth.
 
-    errors: error maps instead of the low resolution, both of a row on one scale.
+    errors: and both error maps, all on one scale.
     """
-    sheet, _ = draw_panels([example_row(example, errors) for example in examples], title)
+    limit = limit_of(examples)
+    rows = [example_row(example, limit if errors else None) for example in examples]
+    sheet, grid = draw_panels(rows, title, BAR if errors else 0)
+    if errors:
+        bar_below(sheet, grid[-1][-1], rows[-1][-1])
     save_sheet(sheet, path)
+
+
+def limit_of(examples: list[Example]) -> float:
+    """The brightest value of the error maps of examples."""
+    return error_limit([np.abs(np.clip(e.bicubic, 0, 1) - e.hr) for e in examples])
 
 
 def worst_figure(path, examples: list[Example], gains: dict, *, title="") -> None:
@@ -298,13 +326,16 @@ def worst_figure(path, examples: list[Example], gains: dict, *, title="") -> Non
     gains: {name of a set or a degradation: gain of each slice in dB}.
     """
     legend = 0.2 * -(-len(gains) // 2)
-    strip = 2.4 + legend
-    sheet, _ = draw_panels([example_row(e, True) for e in examples], title, strip)
+    strip, limit = 2.4 + legend, limit_of(examples)
+    rows = [example_row(example, limit) for example in examples]
+    sheet, grid = draw_panels(rows, title, strip + BAR)
+    bar_below(sheet, grid[-1][-1], rows[-1][-1], strip)
     figure = new_figure(strip, layout=None)
     axes = figure.add_axes((0.08, (0.55 + legend) / strip, 0.9, 1.7 / strip))
     for i, (name, values) in enumerate(gains.items()):
         values = np.sort(np.asarray(values, dtype=float))
-        label = f"{shortened(name, 40)}: {np.mean(values < 0):.1%} below bicubic"
+        below = np.mean(values < -0.001)
+        label = shortened(name, 40) + (f", {below:.1%} below bicubic" if below else "")
         places = np.linspace(0, 100, len(values))
         axes.plot(places, values, "-" if i < 10 else "--", lw=1.5, label=label)
     axes.axhline(0, color="black", lw=1)

@@ -1,14 +1,12 @@
 """Scores of SR slices against HR slices, and their summary over subjects."""
 
-import csv
 import math
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from utils import atomic_write, note
+from utils import note
 
 METRICS = ("mse", "psnr", "psnr_brain", "ssim", "power_ratio", "lr_rmse")
 
@@ -117,7 +115,8 @@ def summarise(rows: list[dict], subjects, bicubic: list[dict] | None = None) -> 
 
 
 def metrics_table(rows: dict[str, dict]) -> str:
-    """The text table of {name: summary}; columns that no summary fills are left out."""
+    """The text table of {name: summary}, no wider than 80 letters but for long names; columns that
+    no summary fills are left out. All else is in `--json` and `--csv`."""
 
     def cell(summary, metric, digits):
         mean, sd = (summary.get(metric, {}).get(key) for key in ("mean", "sd"))
@@ -125,16 +124,16 @@ def metrics_table(rows: dict[str, dict]) -> str:
             return "-"
         return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if sd is not None else "")
 
-    def plain(summary, key, style):
-        return "-" if summary.get(key) is None else format(summary[key], style)
-
-    head = ["", "MSE", "PSNR (dB)", "in brain (dB)", "SSIM", "power", "LR RMSE"]
-    lines = [[*head, "below bicubic", "parameters", "MMAC"]]
+    lines = [["", "PSNR (dB)", "in brain (dB)", "SSIM", "below"]]
     for name, summary in rows.items():
-        values = [cell(summary, m, d) for m, d in zip(METRICS, (5, 2, 2, 4, 3, 4))]
-        values.append(plain(summary, "below_bicubic", ".1%"))
-        values += [plain(summary, "parameters", ",d"), plain(summary, "mmac", ",.0f")]
-        lines.append([name, *values])
+        values = [cell(summary, m, d) for m, d in (("psnr", 2), ("psnr_brain", 2), ("ssim", 4))]
+        below = summary.get("below_bicubic")
+        lines.append([name, *values, "-" if below is None else f"{below:.1%}"])
+    return as_table(lines)
+
+
+def as_table(lines: list[list[str]]) -> str:
+    """Rows of words as a text table with a line below the first; columns of dashes are left out."""
     used = [i for i in range(len(lines[0])) if any(line[i] != "-" for line in lines[1:])]
     lines = [[line[i] for i in used] for line in lines]
     widths = [max(len(cell) for cell in column) for column in zip(*lines)]
@@ -146,38 +145,9 @@ def note_legend(table: str) -> None:
     """Say what the columns of a `metrics_table` are, of those that it has."""
     words = {
         "in brain": "in brain: where the truth is brighter than the background",
-        "below": "below: share of slices that are worse than by that interpolation",
-        "power": "power: sharpness at measured frequencies (truth: 1)",
-        "LR RMSE": "LR RMSE: the result, degraded again, against its LR",
-        "MMAC": "MMAC: for a 60x64 LR slice",
+        "below": "below: share of slices below bicubic",
     }
     note("mean ± sd over subjects")
     for column, meaning in words.items():
         if column in table.partition("\n")[0]:
             note(meaning)
-
-
-def scan_scores(source: Path, rows: list, plane: str) -> list[dict]:
-    """Scores of bicubic and prediction: means over the slices with head in them."""
-    # The volume as a whole: PSNR of the mean squared error of all voxels.
-    whole = [psnr_of(float(np.mean([row[k]["mse"] for row in rows]))) for k in (0, 1)]
-    head = [row for row in rows if row[0]["psnr_brain"] is not None] or rows
-    means = []
-    for k in (0, 1):
-        values = {m: [row[k][m] for row in head if row[k].get(m) is not None] for m in METRICS}
-        means.append({m: float(np.mean(v)) if v else None for m, v in values.items()})
-    note(f"{source}: {len(head)} {plane} slices; PSNR of the whole volume: "
-         f"bicubic {whole[0]:.2f} dB, prediction {whole[1]:.2f} dB")  # fmt: skip
-    return means
-
-
-def write_scores(path: Path, rows: list) -> Path:
-    """Write the scores of each slice as a table."""
-    names = [m for m in METRICS if m in rows[0][0]]
-    with atomic_write(path, "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        heads = [f"{who}_{m}" for who in ("bicubic", "prediction") for m in names]
-        writer.writerow(["slice", *heads])
-        for i, row in enumerate(rows):
-            writer.writerow([i, *(row[k][m] for k in (0, 1) for m in names)])
-    return path

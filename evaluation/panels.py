@@ -22,7 +22,7 @@ SMALL, NORMAL = 9, 10  # points
 WHOLE = (0.0, 0.0, 1.0, 1.0)  # a window (top, left, height, width), as shares of an image
 
 
-@dataclass
+@dataclass(eq=False)
 class Panel:
     """A picture in a figure. Images of any sizes that show the same field of view fit together."""
 
@@ -136,7 +136,7 @@ def draw_panel(sheet, panel: Panel, place: tuple) -> None:
         outline = left + x0, top + y0, left + max(x0, x1 - 1), top + max(y0, y1 - 1)
         ImageDraw.Draw(sheet).rectangle(outline, outline="gold", width=max(1, px(0.017)))
     places = [(0.02, 0.5, "lm"), (0.98, 0.5, "rm"), (0.5, 0.02, "ma"), (0.5, 0.98, "md")]
-    room = 2 if size[1] < px(3 * LINE) else 4  # in a low panel those above and below would touch
+    room = 2 if size[1] < px(6 * LINE) else 4  # in a low panel those above and below would touch
     for mark, (across, down, anchor) in zip(panel.marks[:room], places):
         where = left + across * size[0], top + down * size[1]
         write_text(sheet, *where, mark, anchor, outlined=True)

@@ -44,12 +44,13 @@ def run_name(checkpoint: str) -> str:
 
 
 def smoothed(values) -> np.ndarray:
-    """A centred mean over 4 % of a curve, shorter at both ends: the curve keeps its length."""
+    """A centred mean over 4 % of a curve, of less at both ends, where it would not be centred: the
+    curve keeps its length, and starts and ends where the values do."""
     values = np.asarray(values, dtype=float)
-    width = max(1, len(values) // 50)
-    sums = np.concatenate(([0.0], np.cumsum(values)))
     i = np.arange(len(values))
-    low, high = np.maximum(0, i - width), np.minimum(len(values), i + width + 1)
+    width = np.minimum(max(1, len(values) // 50), np.minimum(i, i[::-1]))
+    sums = np.concatenate(([0.0], np.cumsum(values)))
+    low, high = i - width, i + width + 1
     return (sums[high] - sums[low]) / (high - low)
 
 
@@ -77,7 +78,7 @@ def plain_numbers(axis) -> None:
     """Ticks of a logarithmic axis as 0.002 rather than as powers, few enough to be read."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 

@@ -1,7 +1,9 @@
 """Scores of networks and of bicubic upsampling on the same LR slices, and their tables."""
 
+import itertools
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,6 @@ import torch
 
 import modules
 from degradation import (
-    ENTRIES,
-    NAMED,
     Scale,
     crop_to_scale,
     degrade,
@@ -18,27 +18,14 @@ from degradation import (
     make_consistent,
     measured_scale,
     middle_slices,
-    parse_degradation,
 )
 from evaluation.figures import Example
-from evaluation.metrics import score, summarise
+from evaluation.metrics import as_table, score, summarise
 from inference import tiling
 from utils import progress
 
 CONSISTENT = ", consistent"  # ends the name of a row that is projected onto the LR slice
-# The degradations that validation slices take in turns in training with `wide`.
-WIDE = (*NAMED, *NAMED, "blur-2", "blur-1", "rician-2", "jpeg-75", "zerofill-2")
-THROUGH = ("slab-1", "slab-0.8", "blur-1", "slab-1+rician-2")  # the same, through thick slices
-
-
-def taking_turns(name: str, scale: Scale) -> tuple[str, ...]:
-    """The degradations that one of training stands for at validation. Raises UsageError."""
-    if name == "wide":
-        return THROUGH if 1 in scale else WIDE
-    if name == "mixed":
-        return NAMED
-    parse_degradation(name)
-    return (name,)
+OTHER = 2**20  # seeds of neighbours that are not scored themselves start here
 
 
 def as_tensor(pixels: np.ndarray, scale: Scale = (4, 4), device="cpu") -> torch.Tensor:
@@ -46,17 +33,6 @@ def as_tensor(pixels: np.ndarray, scale: Scale = (4, 4), device="cpu") -> torch.
     pixels = pixels if pixels.dtype == np.float32 else pixels.astype(np.float32) / 255
     hr = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
     return crop_to_scale(hr, scale)[None, None]
-
-
-def batches(shapes, scale: Scale) -> list[list[int]]:
-    """The numbers of slices of one size, few enough at a time to fit into memory."""
-    by_size, found = defaultdict(list), []
-    for i, (h, w) in enumerate(np.asarray(shapes).tolist()):
-        by_size[h // scale[0], w // scale[1]].append(i)
-    for (h, w), numbers in by_size.items():
-        n = max(1, tiling.PART_PIXELS // max(1, h * w))
-        found += [numbers[k : k + n] for k in range(0, len(numbers), n)]
-    return found
 
 
 def evenly_spaced(slices, most: int):
@@ -74,72 +50,134 @@ def slice_scores(sr: torch.Tensor, hr: torch.Tensor, again, lr: torch.Tensor, me
     return score(sr, hr, measured) | {"lr_rmse": lr_rmse}
 
 
-@torch.inference_mode()
-def scan_descriptions(network, slices, degradation, scale: Scale, device, told=False, chosen=None):
-    """What the network finds, or is told, about how each slice was made: (N, ENTRIES) or None.
+# --- LR slices with their neighbours --------------------------------------------------------------
 
-    One description for all slices of a volume, the mean over those of its middle; the others may
-    show little of the brain. A picture is on its own. chosen: only of the scans of these slices.
+
+@dataclass
+class Part:
+    """Some slices of one volume and plane, to be scored: LR (n, 5, h, w), HR (n, 1, H, W), which
+    of their four neighbours are there (n, 4), and how far apart slices are in LR pixels."""
+
+    numbers: list[int]
+    lr: torch.Tensor
+    hr: torch.Tensor
+    present: torch.Tensor
+    distance: float
+
+
+def parts_of(slices, degradation, scale: Scale, device, alone=False, chosen=None):
+    """Yield the slices of each volume and plane in turn, degraded, as Parts.
+
+    Noise is a slice's own, whatever is scored beside it. alone: without neighbours. chosen: only
+    the volumes of these slices.
     """
-    if not network.told:
+    keys = list(zip(slices.volume.tolist(), slices.plane.tolist()))
+    wanted = None if chosen is None else {keys[i] for i in chosen}
+    for key, numbers in itertools.groupby(range(len(slices)), key=keys.__getitem__):
+        numbers = list(numbers)
+        if wanted is not None and key not in wanted:
+            continue
+        stack, places = slices.stack(numbers[0]), slices.place[numbers].tolist()
+        around = [p + k for p in places for k in (-2, -1, 1, 2)] if not alone else []
+        seeds = {p: [OTHER + p, *key] for p in around if 0 <= p < len(stack)}
+        seeds |= dict(zip(places, numbers))
+        hr = {p: as_tensor(stack[p], scale, device) for p in seeds}
+        lr = {p: degrade(x, degradation, scale, seed=seeds[p])[0, 0] for p, x in hr.items()}
+        near, there = with_neighbours_of(lr, places)
+        hr = torch.cat([hr[p] for p in places])
+        yield Part(numbers, near, hr, there.to(device), slices.distance(numbers[0], scale))
+
+
+def with_neighbours_of(lr: dict, places: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Slices with two neighbours on each side (n, 5, h, w), and which of these are there (n, 4).
+
+    lr: {place: slice (h, w)}; a missing one is black.
+    """
+    black = torch.zeros_like(next(iter(lr.values())))
+    near = [torch.stack([lr.get(p + k, black) for k in range(-2, 3)]) for p in places]
+    there = [[p + k in lr for k in (-2, -1, 1, 2)] for p in places]
+    return torch.stack(near), torch.tensor(there, dtype=torch.float32)
+
+
+@torch.inference_mode()
+def found_in(network, part: Part, truth=None) -> torch.Tensor:
+    """How these slices were made, (n, FOUND): one description for all of them, as they are of one
+    scan, the mean over its middle. truth (1, FOUND): what the network is told."""
+    middle = middle_slices(len(part.lr))
+    found = torch.cat([network.describe(part.lr[i : i + 1], truth) for i in middle])
+    return found.mean(0, keepdim=True).expand(len(part.lr), -1)
+
+
+def description_of(network, part: Part):
+    """What a network is given to know of these slices (n, ENTRIES), nothing being told; or None."""
+    if not network.conditioned:
         return None
-    truth = describe_degradation(degradation, scale).to(device) if told else None
-    scans = defaultdict(list)
-    for i in range(len(slices)):
-        scans[slices.place_of(i)[0]].append(i)
-    if chosen is not None:
-        scans = {name: scans[name] for name in {slices.place_of(i)[0] for i in chosen}}
-    found = torch.zeros(len(slices), ENTRIES, device=device)
-    for numbers in scans.values():
-        middle = [numbers[place] for place in middle_slices(len(numbers))]
-        lr = [degrade(as_tensor(slices[i], scale, device), degradation, scale, seed=i)
-              for i in middle]  # fmt: skip
-        found[numbers] = torch.cat([network.describe(one, truth) for one in lr]).mean(0)
-    return found
+    return modules.with_neighbours(found_in(network, part), seen_of(network, part), part.distance)
+
+
+def seen_of(network, part: Part):
+    """Which neighbours a network sees of these slices, (n, 4), or None."""
+    if not network.neighbours:
+        return None
+    return part.present * part.present.new_tensor(
+        [abs(k) <= network.neighbours for k in (-2, -1, 1, 2)]
+    )
+
+
+def seen_by(network, lr: torch.Tensor) -> torch.Tensor:
+    """Of slices with two neighbours on each side (n, 5, h, w) those that a network looks at."""
+    return lr[:, 2 - network.neighbours : 3 + network.neighbours]
+
+
+def joined(parts, limit: int):
+    """Yield lists of parts of slices of one size, with about so many LR pixels together."""
+    waiting = defaultdict(list)
+    for part in parts:
+        size = tuple(part.lr.shape[-2:])
+        waiting[size].append(part)
+        if sum(len(p.lr) for p in waiting[size]) * size[0] * size[1] >= limit:
+            yield waiting.pop(size)
+    yield from waiting.values()
+
+
+# --- scores ---------------------------------------------------------------------------------------
 
 
 def score_slices(
-    networks: dict, slices, degradation, scale: Scale = (4, 4), device="cpu", *,
-    consistent=False, told=False, lr_slices=None, word="scoring",
+    upscalers: dict, slices, degradation, scale: Scale = (4, 4), *, consistent=False, alone=False,
+    word="scoring",
 ) -> dict[str, list[dict]]:  # fmt: skip
-    """{name: scores of each slice} for bicubic upsampling and every network, on the same LR.
+    """{name: scores of each slice} for bicubic upsampling and every Upscaler, on the same LR.
 
-    consistent: a second row for each network, its slices projected onto the LR they came from.
-    told: networks that take a description are given the true one. lr_slices: ready LR slices
-    (uint8) instead of a degradation. A row has name, subject, the metrics of `metrics.score`, the
-    gains over bicubic in dB, and `lr_rmse`, how far the SR slice, degraded again, is from the LR
-    slice: what a network invents against the scan shows there.
+    An Upscaler that was given a degradation is told it. consistent: a second row for each, its
+    slices projected onto the LR they came from. alone: slices without their neighbours. A row has
+    name, subject, the metrics of `metrics.score`, the gains over bicubic in dB, and `lr_rmse`, how
+    far the SR slice, degraded again, is from the LR slice: what a network invents against the scan
+    shows there.
     """
-    networks = {"bicubic": modules.Interpolation(scale).to(device), **networks}
-    described = {}
-    if lr_slices is None:
-        for name, network in networks.items():
-            described[name] = scan_descriptions(network, slices, degradation, scale, device, told)
-    measured = measured_scale(degradation, scale) if lr_slices is None else scale
-    waiting = {}
+    device = next(iter(upscalers.values())).device
+    bicubic, waiting = modules.Interpolation(scale).to(device), {}
+    measured = measured_scale(degradation, scale)
     bar = progress(total=len(slices), desc=word, unit="slice")
     with ThreadPoolExecutor(2) as pool:  # scores the last batch while the next one is upscaled
-        for numbers in batches(slices.shape, scale):
-            hr = torch.cat([as_tensor(slices[i], scale, device) for i in numbers])
-            if lr_slices is None:  # noise is a slice's own, whatever the batch
-                pairs = zip(hr.split(1), numbers)
-                lr = torch.cat([degrade(one, degradation, scale, seed=i) for one, i in pairs])
-            else:
-                lr = torch.cat([as_tensor(lr_slices[i], (1, 1), device) for i in numbers])
-            for name, network in networks.items():
-                found = described.get(name)
-                description = None if found is None else found[numbers]
-                results = {name: tiling.upscale(network, lr, description)}
-                if consistent and name != "bicubic":
-                    agrees = make_consistent(results[name], lr, degradation, scale)
-                    results[name + CONSISTENT] = agrees
-                for label, sr in results.items():
-                    sr, again = sr.clamp(0, 1), [None] * len(numbers)
-                    if lr_slices is None:  # of ready ones nobody knows how
-                        again = degrade(sr, degradation, scale, rounded=False)[:, 0].cpu()
-                    parts = zip(numbers, sr[:, 0].cpu(), hr[:, 0].cpu(), again, lr[:, 0].cpu())
-                    for i, *images in parts:
-                        waiting[label, i] = pool.submit(slice_scores, *images, measured)
+        parts = parts_of(slices, degradation, scale, device, alone)
+        for several in joined(parts, tiling.PART_PIXELS):
+            numbers = [i for part in several for i in part.numbers]
+            hr, own = (
+                torch.cat(x) for x in zip(*((p.hr, modules.middle_of(p.lr)) for p in several))
+            )
+            results = {"bicubic": bicubic(own)}
+            for name, upscaler in upscalers.items():
+                sr = torch.cat([enlarged(upscaler, part, scale) for part in several])
+                results[name] = sr
+                if consistent:
+                    results[name + CONSISTENT] = make_consistent(sr, own, degradation, scale)
+            for label, sr in results.items():
+                sr = sr.clamp(0, 1)
+                again = degrade(sr, degradation, scale, rounded=False)[:, 0].cpu()
+                images = zip(numbers, sr[:, 0].cpu(), hr[:, 0].cpu(), again, own[:, 0].cpu())
+                for i, *of_slice in images:
+                    waiting[label, i] = pool.submit(slice_scores, *of_slice, measured)
             for i in numbers[:-1]:
                 waiting["bicubic", i].result()  # not too many in memory at a time
             bar.update(len(numbers))
@@ -149,6 +187,21 @@ def score_slices(
             about = {"name": str(slices.name[i]), "subject": str(slices.subject[i])}
             rows[label].append(about | waiting[label, i].result())
     return with_gains({name: rows[name] for name in dict.fromkeys(key[0] for key in waiting)})
+
+
+def enlarged(upscaler, part: Part, scale: Scale) -> torch.Tensor:
+    """SR slices (n, 1, H, W) of a part, a few at a time."""
+    network, given = upscaler.network, upscaler.given(scale)
+    truth = None if given is None else describe_degradation(given, scale).to(upscaler.device)
+    found, present = found_in(network, part, truth), seen_of(network, part)
+    most = tiling.slices_at_a_time(*part.lr.shape[-2:], upscaler.device)
+    results = []
+    for k in range(0, len(part.lr), most):
+        some = slice(k, k + most)
+        there = None if present is None else present[some]
+        lr = seen_by(network, part.lr[some])
+        results.append(upscaler.enlarge(lr, scale, found[some], there, part.distance)[0])
+    return torch.cat(results)
 
 
 def with_gains(rows: dict) -> dict:
@@ -161,7 +214,7 @@ def with_gains(rows: dict) -> dict:
     return rows
 
 
-def table_of(rows: dict, networks: dict) -> dict:
+def table_of(rows: dict, upscalers: dict, scale: Scale) -> dict:
     """{name: summary} of the scores of slices: mean and sd over subjects, the worst slice.
 
     The first row, an interpolation, is what the others are compared with.
@@ -172,16 +225,18 @@ def table_of(rows: dict, networks: dict) -> dict:
         table[label] = summary = summarise(scores, subjects, None if scores is first else first)
         if scores is not first:
             summary["worst_name"] = scores[summary["worst_slice"]]["name"]
-        network = networks.get(label.removesuffix(CONSISTENT))
-        if network is not None:
-            summary |= {"parameters": modules.parameters(network), "mmac": modules.mmac(network)}
+        upscaler = upscalers.get(label.removesuffix(CONSISTENT))
+        if upscaler is not None:
+            network = upscaler.network
+            summary |= {"parameters": modules.parameters(network)}
+            summary["mmac"] = modules.mmac(network, scale=scale)
     return table
 
 
 def gains_table(tables: dict[str, dict]) -> str:
     """The text table of {degradation: {name: summary}}: gains over its first row, the worst."""
     first = next(iter(next(iter(tables.values()))))
-    lines = [["LR by", "", f"over {first} (dB)", "in brain", "worst", f"below {first}", "power"]]
+    lines = [["LR by", "", f"over {first} (dB)", "in brain", "worst", "below"]]
     for degradation, table in tables.items():
         before = table[first]
         for name, summary in table.items():
@@ -191,25 +246,20 @@ def gains_table(tables: dict[str, dict]) -> str:
             for metric in ("psnr", "psnr_brain"):
                 means = summary[metric]["mean"], before[metric]["mean"]
                 cells.append("-" if None in means else f"{means[0] - means[1]:+.2f}")
-            power = summary["power_ratio"]["mean"]
-            cells += [f"{summary['worst_gain']:+.2f}", f"{summary['below_bicubic']:.1%}"]
-            lines.append([*cells, "-" if power is None else f"{power:.3f}"])
-    widths = [max(len(cell) for cell in column) for column in zip(*lines)]
-    text = ["  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in lines]
-    return "\n".join([text[0], "-" * len(text[0]), *text[1:]])
+            lines.append(
+                [*cells, f"{summary['worst_gain']:+.2f}", f"{summary['below_bicubic']:.1%}"]
+            )
+    return as_table(lines)
 
 
-def example_of(network, slices, i, degradation, rows, device="cpu", told=False) -> Example:
+def example_of(upscaler, slices, i, degradation, scale, rows) -> Example:
     """Slice i as a figure shows it. rows: of `score_slices`, the network's second."""
-    scale = network.scale
-    hr = as_tensor(slices[i], scale, device)
-    lr = degrade(hr, degradation, scale, seed=i)
-    found = scan_descriptions(network, slices, degradation, scale, device, told, [i])
-    description = None if found is None else found[i : i + 1]
-    bicubic = tiling.upscale(modules.Interpolation(scale).to(device), lr)
-    images = lr, bicubic, tiling.upscale(network, lr, description), hr
+    (part,) = parts_of(slices, degradation, scale, upscaler.device, chosen=[i])
+    at = part.numbers.index(i)
+    own, sr = modules.middle_of(part.lr[at : at + 1]), enlarged(upscaler, part, scale)[at : at + 1]
+    bicubic = modules.Interpolation(scale).to(upscaler.device)(own)
+    images = own, bicubic, sr, part.hr[at : at + 1]
     images = [image.clamp(0, 1)[0, 0].cpu().numpy() for image in images]
     before, after = list(rows.values())[:2]
     name = f"{slices.subject[i]}, {Path(slices.name[i]).name}"
-    aspect = scale[0] / scale[1]
-    return Example(name, *images, (before[i], after[i]), aspect)
+    return Example(name, *images, (before[i], after[i]), scale[0] / scale[1])

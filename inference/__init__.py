@@ -1,1 +1,5 @@
-"""Running a network over slices and scans."""
+"""Running a network over slices and scans: `from inference import Upscaler`."""
+
+from inference.upscaler import Upscaler
+
+__all__ = ["Upscaler"]

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import torch
 
-from degradation import NOISE
+from degradation import NOISE, scale_name
+from scans import Scan
 from utils import DataError
 
 INTERVAL = math.log(10)  # of a Laplace distribution 90 % lie within 2.3 times its mean deviation
@@ -19,44 +20,48 @@ def noise_share(description: torch.Tensor) -> float:
     return min(1.0, max(0.0, (float(description[0, NOISE]) - low) / (high - low)))
 
 
-def expected_error(spread: torch.Tensor, calibration: dict, description=None) -> torch.Tensor:
+def expected_error(expected: torch.Tensor, calibration: dict, description=None) -> torch.Tensor:
     """The calibrated expected absolute error of what the head says, in units of white.
 
-    90 % of pixels are within INTERVAL times it. calibration: `edges` of the head's spread, as
+    90 % of pixels are within INTERVAL times it. calibration: `edges` of what the head says, as
     logarithms, and `factors` to multiply it by, linear in between; `noisy`: those of noisy slices.
     description (1, ENTRIES): tells how noisy these are; None counts as quiet.
     """
     edges, factors = calibration["edges"], np.array(calibration["factors"])
     if description is not None:
-        noisy = np.array(calibration.get("noisy", factors))
+        noisy = np.array(calibration["noisy"])
         factors = factors + noise_share(description) * (noisy - factors)
     first, width = edges[0], max(edges[-1] - edges[0], 1e-6)
     grid = np.linspace(first, first + width, STEPS)
     table = np.interp(grid, edges, factors).astype(np.float32)
-    place = spread.log().sub_(first).mul_((STEPS - 1) / width).round_().clamp_(0, STEPS - 1)
-    return spread * torch.from_numpy(table).to(spread.device)[place.long()]
+    place = expected.log().sub_(first).mul_((STEPS - 1) / width).round_().clamp_(0, STEPS - 1)
+    return expected * torch.from_numpy(table).to(expected.device)[place.long()]
 
 
-def calibration_of(checkpoint: dict, path) -> dict:
-    """The calibration of a checkpoint. Raises DataError if its network has no error head."""
-    if not checkpoint["arch"].get("spread"):
-        raise DataError(
-            f"{path}: has no error head for --uncertainty; first: python -m training.error_head "
-            f"{path} --data DIR --out NEW.pt"
-        )
-    found = checkpoint.get("calibration")
-    found = found if isinstance(found, dict) else {}
-    edges, factors = found.get("edges"), found.get("factors")
-    noisy = found.get("noisy", factors)
-    good = all(
-        isinstance(values, list)
-        and 2 <= len(values) <= 1000
-        and all(type(x) is float and math.isfinite(x) and abs(x) < 1e6 for x in values)
-        for values in (edges, factors, noisy)
-    )
-    good = good and len(edges) == len(factors) == len(noisy) and edges == sorted(edges)
-    good = good and min(factors) > 0 and min(noisy) > 0
-    if not good:
-        raise DataError(f"{path}: the calibration of its error head is damaged; make it again with "
-                        "python -m training.error_head")  # fmt: skip
-    return {"edges": edges, "factors": factors, "noisy": noisy}
+def calibration_of(checkpoint: dict, path, scale) -> dict:
+    """The calibration of a checkpoint at one scale. Raises DataError if it has no error head."""
+    if not checkpoint["arch"].get("error_head"):
+        words = "has no error head for --error-map; train.py --error-head N makes one"
+        raise DataError(f"{path}: {words}")
+    found = (checkpoint.get("calibration") or {}).get(scale_name(scale)) or {}
+    rows = [found.get(name) for name in ("edges", "factors", "noisy")]
+    good = all(isinstance(row, list) and 2 <= len(row) <= 1000 for row in rows)
+    good = good and len({len(row) for row in rows}) == 1 and np.isfinite(rows).all()
+    if not good or rows[0] != sorted(rows[0]) or min(*rows[1], *rows[2]) <= 0:
+        raise DataError(f"{path}: the calibration of its error head is missing or damaged")
+    return found
+
+
+def as_error_map(scan: Scan, errors: np.ndarray | None) -> Scan | None:
+    """Expected errors of an enlarged scan as one of the same place, float32 in its units."""
+    if errors is None:
+        return None
+    found = scan.resampled(errors)
+    found.slope, found.inter = 1.0, 0.0
+    if found.header is not None:
+        found.header["cal_min"], found.header["cal_max"] = 0, 0  # how bright to show the scan
+        found.header["descrip"] = "expected absolute error"
+    elif scan.stored.dtype in (np.uint8, np.uint16):  # as 16 bits, so that a PNG can hold it
+        found.slope = float(max(errors.max(initial=0), 1e-6)) / 65535
+        found.stored = np.rint(errors / np.float32(found.slope)).astype(np.uint16)
+    return found

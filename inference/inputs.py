@@ -1,19 +1,19 @@
 """From the command line to a list of inputs, and where the results of each belong."""
 
-import argparse
+import glob
 import os
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from inference.sidecar import ERROR, bids_name
-from scans import volumes
-from scans.dicom import dicom_series
-from scans.subjects import Scan, files_below
-from utils import DataError, UsageError, note
+from inference.sidecar import bids_name, is_of, read_record
+from scans import dicom, files
+from scans.anatomy import why_not_anatomy
+from scans.files import RESULTS
+from scans.listing import ScanFile, files_below
+from utils import DataError, UsageError, not_downloaded, note, warn
 
-ENDINGS = volumes.PICTURES + volumes.VOLUMES + volumes.DICOM
-RESULTS = (".png", ".tif", ".nii.gz", ".csv")  # written last: where one is, the input is done
+ENDINGS = files.PICTURES + files.VOLUMES + files.DICOM
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,33 @@ class Job:
         name = bids_name(self.name, label) if self.dataset else f"{self.name}_{label}"
         return self.folder / (name + ending)
 
-    def finished(self, labels, errors: bool = False) -> bool:
-        """Whether a result with one of these labels is there, which is written last, and whole.
+    def finished(self, made: dict) -> bool:
+        """Whether a result of just this is there, as its record says (`sidecar.made_from`)."""
+        last = self.name.split("_")[-1]  # the suffix of a BIDS name, as in sub-01_T1w
+        beginning = self.name.removesuffix(last) if self.dataset else f"{self.name}_"
+        for path in glob.glob(glob.escape(str(self.folder / beginning)) + "*.json"):
+            found = read_record(path)
+            if found and is_of(found, self) and all(found.get(k) == v for k, v in made.items()):
+                results = found.get("Results") or []
+                return bool(results) and all((self.folder / name).exists() for name in results)
+        return False
 
-        errors: with its error map.
-        """
-        ends = [(label, ending) for label in labels for ending in RESULTS]
-        return any(
-            self.file(label, ending).exists()
-            and (not errors or self.file(label + ERROR, ending).exists())
-            for label, ending in ends
-        )
+    def beside_others(self, label: str, overwrite: bool) -> "Job":
+        """This job, under a name that takes no other input's results. Raises DataError where a file
+        that this program did not write would be overwritten, but for overwrite."""
+        record = self.file(label, ".json")
+        found = read_record(record)
+        if found and not is_of(found, self):
+            joined = f"{self.source.absolute().parent.name}_{self.name}"
+            if overwrite or self.name.startswith(f"{self.source.absolute().parent.name}_"):
+                return self
+            note(f"{self.source}: {record.name} is of another input; results are called {joined}_…")
+            return replace(self, name=joined).beside_others(label, overwrite)
+        there = [p for end in (".png", ".tif", ".nii.gz") if (p := self.file(label, end)).exists()]
+        if there and not found and not overwrite:
+            raise DataError(f"{there[0]}: is there already, and not a result of this program; name "
+                            "another --output, or --overwrite it")  # fmt: skip
+        return self
 
     def make_folder(self) -> None:
         """Make the folder of a result. Raises DataError if a link leads out of the output."""
@@ -57,59 +73,89 @@ class Job:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise DataError(f"{self.folder}: cannot be made ({error.strerror})") from None
+            words = f"cannot be made ({error.strerror}); choose another --output DIR"
+            raise DataError(f"{self.folder}: {words}") from None
 
 
-def shard(text: str) -> tuple[int, int]:
-    """An argparse type: `2/8`, counted from 0 or from 1, as (index from 0, number)."""
-    i, _, n = text.partition("/")
-    if not (i.isdecimal() and n.isdecimal() and int(i) <= int(n) and int(n) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not like 2/8")
-    return int(i) % int(n), int(n)
+def find_jobs(paths, output=None, series: str | None = None, force: bool = False) -> list[Job]:
+    """What there is to do, each input once. Raises DataError or UsageError.
 
-
-def find_jobs(args) -> list[Job]:
-    """What there is to do, each input once. Raises DataError or UsageError."""
-    output = Path(args.output) if args.output else None
+    paths: files, folders, or patterns of these. series: the DICOM series to take. force: what is
+    left out otherwise (masks, fMRI ...), too.
+    """
+    output = Path(output) if output else None
     if output and output.exists() and not output.is_dir():
         raise UsageError(f"--output {output}: is a file; name a folder")
-    if output and not output.exists() and volumes.suffix(output) in ENDINGS:
+    if output and not output.exists() and files.suffix(output) in ENDINGS:
         raise UsageError(f"--output {output}: looks like a file name; name a folder")
-    found = {}
-    for text in dict.fromkeys(args.images):
+    found, missing = {}, []
+    given = dict.fromkeys(expanded(paths))
+    for text in given:
         image = Path(text)
         if not image.exists():
-            raise DataError(f"{image}: no such file or folder")
-        image = image.with_suffix(".img") if volumes.suffix(image) == ".hdr" else image
-        for root, scan, bids in scans_below(image, args):
+            missing.append(text)
+            continue
+        image = files.partner(image, ".img") if files.suffix(image)[:4] == ".hdr" else image
+        for root, scan, bids in scans_below(image, series, force, alone=len(given) == 1):
             found.setdefault((os.path.realpath(scan.path), scan.series), (image, root, scan, bids))
+    for text in missing:
+        words = f"{text}: {not_downloaded(text) or 'no such file or folder'}"
+        if not found:
+            raise DataError(words)
+        warn(f"skipped: {words}")
     folders = {image for image, *_ in found.values() if image.is_dir()}
     single = len(found) == 1 and all(scan.path in folders for _, _, scan, _ in found.values())
-    batch = len(found) != 1 or (bool(folders) and not single)
-    return name_jobs(list(found.values()), output, batch, bool(args.series))
+    batch = len(found) + len(missing) != 1 or (bool(folders) and not single)
+    return name_jobs(list(found.values()), output, batch, bool(series))
 
 
-def scans_below(image: Path, args) -> list[tuple]:
-    """The inputs that a path stands for: [(folder to mirror, scan, BIDS data set or None)]."""
+def expanded(paths) -> list[str]:
+    """The paths, patterns such as `*.png` replaced by what they stand for, as not every shell does
+    it."""
+    found = []
+    for text in map(str, paths):
+        some = sorted(glob.glob(text), key=files.natural) if set(text) & set("*?[") else []
+        found += [text] if os.path.lexists(text) or not some else some
+    return found
+
+
+def scans_below(image: Path, series, force: bool, alone: bool) -> list[tuple]:
+    """The inputs that a path stands for: [(folder to mirror, scan, BIDS data set or None)].
+
+    alone: the only path that is given. DataError if it is no anatomy, or holds none.
+    """
     if not image.is_dir():
-        scans = [Scan(image, "", "", "")]
-        found = dicom_series([image]) if volumes.kind_of(image) == "dicom" else []
+        found = dicom.dicom_series([image]) if files.kind_of(image) == "dicom" else []
+        known = found[0] if len(found) == 1 else None
+        why = "" if force or series else why_not_anatomy(image, series=known)
+        if why and alone:
+            words = "not anatomy, by its name or header (--force takes it all the same)"
+            words += "; a label map goes with its scan: --labels" * ("segmentations" in why)
+            raise DataError(f"{image}: belongs to {why}, {words}")
+        if why:
+            note(f"{image}: left out: {why} (--force takes it)")
+            return []
+        scans = [ScanFile(image, "", "", "")]
         if len(found) > 1:  # echoes, phase ... in one file
-            scans = [replace(scans[0], files=(image,), series=n, about=a) for n, a, *_ in found]
-            scans = chosen_scans(image, scans, args.series) if args.series else scans
+            scans = [
+                replace(scans[0], files=(image,), series=s.number, about=s.about) for s in found
+            ]
+            scans = chosen_scans(image, scans, series) if series else scans
         return [(image.parent, scan, None) for scan in scans]
     bids = image if (image / "dataset_description.json").is_file() else None
     scans, left = [], Counter()
-    for scan in chosen_scans(image, files_below(image)[0], args.series):
+    for scan in chosen_scans(image, files_below(image)[0], series):
         why = scan.left_out
         if bids and not why and not is_anatomical(scan.path, image):
             why = "files outside sub-*/anat"
-        if why and not (args.force or args.series):  # a series that is named is wanted
+        if why and not (force or series):  # a series that is named is wanted
             left[why] += 1
         else:
             scans.append(scan)
     if left:
         words = ", ".join(f"{n} {why}" for why, n in left.items())
+        if not scans and alone:
+            raise DataError(f"{image}: holds nothing but {words} (--force takes them all the same)")
         note(f"{image}: left out: {words} (--force takes them)")
     return [(image, scan, bids) for scan in scans]
 
@@ -131,7 +177,7 @@ def chosen_scans(root: Path, scans: list, series: str | None) -> list:
     here = [scan for scan in scans if scan.files and root in (scan.path, scan.path.parent)]
     if len(here) == len(scans) > 1 and any(scan.path == root for scan in here):
         raise UsageError(f"{root}: holds several series, choose one with --series: {listed}")
-    own = {scan.path for scan in scans if scan.left_out == volumes.RESULTS}
+    own = {scan.path for scan in scans if scan.left_out == RESULTS}
     if own:
         note(f"{len(own)} results of earlier runs are not taken as inputs")
     return [scan for scan in scans if scan.path not in own]
@@ -139,7 +185,7 @@ def chosen_scans(root: Path, scans: list, series: str | None) -> list:
 
 def plain_name(name: str) -> str:
     """A file's name without the ending of a picture or a scan; `1.2.840.5` has none."""
-    return volumes.stem(name) if volumes.suffix(name) in ENDINGS else name
+    return files.stem(name) if files.suffix(name) in ENDINGS else name
 
 
 def name_jobs(found: list[tuple], output: Path | None, batch: bool, chosen: bool) -> list[Job]:
@@ -153,7 +199,7 @@ def name_jobs(found: list[tuple], output: Path | None, batch: bool, chosen: bool
     for image, root, scan, bids in found:
         path, folder = scan.path, scan.path.parent
         if folder not in stems:
-            there = [n.casefold() for n in os.listdir(folder) if volumes.suffix(n) in ENDINGS]
+            there = [n.casefold() for n in os.listdir(folder) if files.suffix(n) in ENDINGS]
             stems[folder], names[folder] = Counter(map(plain_name, there)), set(there)
         if path.is_dir():
             name = os.path.basename(os.path.abspath(path))
@@ -170,22 +216,22 @@ def name_jobs(found: list[tuple], output: Path | None, batch: bool, chosen: bool
         if bids and not output:
             home = root / "derivatives" / "superres"
         place = home / path.relative_to(root).parent if path != root else home
+        if str(place / name).casefold() in used:  # two inputs never share a name
+            name = f"{path.absolute().parent.name}_{name}"
+            note(f"{path}: its results are called {name}_…, as another input has its name")
         while str(place / name).casefold() in used:
-            name = "_" + name
+            name += "_"
         used.add(str(place / name).casefold())
-        kind = "dicom" if scan.files else volumes.kind_of(path)
+        kind = "dicom" if scan.files else files.kind_of(path)
         jobs.append(Job(path, place, name, home, batch, scan.files, scan.series, kind, bids))
     return jobs
 
 
-def idle_options(args, jobs: list[Job], network):
-    """Options that do nothing for these inputs, as lines. network: None where scans choose it."""
-    if args.axis != "auto" and {job.kind for job in jobs} == {"picture"}:
+def idle_options(jobs: list[Job], *, plane, series, given, network):
+    """Options that do nothing for these inputs, as lines."""
+    if plane != "auto" and {job.kind for job in jobs} == {"picture"}:
         yield "--axis does nothing for pictures"
-    if args.series and not any(job.files for job in jobs):
+    if series and not any(job.files for job in jobs):
         yield "--series does nothing: these are no DICOM series"
-    if args.overwrite and not any(job.batch for job in jobs):
-        yield "--overwrite does nothing: a single input is always done"
-    blind = network is not None and not network.told
-    if args.degradation and blind and not (args.consistent or args.simulate):
-        yield "what is said of the degradation does nothing: these weights cannot be told"
+    if given and network.estimator is None:
+        yield "what is said of the degradation only projects: these weights cannot be told"

@@ -3,17 +3,19 @@
 import hashlib
 import json
 import math
+import os
 import re
 import shlex
 import sys
 from functools import lru_cache
 from pathlib import Path
 
-from degradation import degradation_name
-from inference.error_map import INTERVAL
-from utils import atomic_write, version, write_json
+import numpy as np
 
-NAME = "brain-mri-superres"
+from inference.error_map import INTERVAL
+from scans.files import partner, suffix
+from utils import atomic_write, name_of_program, version, write_json
+
 ERROR = "_error"  # what the labels of error maps end in
 BIDS_VERSION = "1.10.0"
 
@@ -31,87 +33,103 @@ weights_digest = lru_cache(maxsize=16)(digest_of)  # the same weights for thousa
 
 
 def input_digest(source: Path, files=()) -> str:
-    """The SHA-256 of an input; of a DICOM series that of its files' digests, in order of names."""
+    """The SHA-256 of an input; of a DICOM series that of its files' digests, in order of names; of
+    an Analyze pair of both files'."""
+    if not files and suffix(source)[:4] == ".img":
+        files = [source, partner(source, ".hdr")]
     if not files:
         return digest_of(source)
     digests = [digest_of(file) for file in sorted(files)]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
-def record(job, image, upscaler, ways, description, warnings: list) -> dict:
+def made_from(job, upscaler, options: dict) -> dict:
+    """What makes a result what it is: another result of the same is the same."""
+    return {
+        "SourceSHA256": input_digest(job.source, job.files),
+        "Series": job.series,
+        "WeightsSHA256": weights_digest(upscaler.path),
+        "Options": options,
+        "GeneratedBy": [{"Name": name_of_program(), "Version": version()}],
+    }
+
+
+def record(job, upscaler, scan, new, errors, made: dict, warnings: list) -> dict:
     """The sidecar of a result: what it was made of, by what, and how.
 
-    Names are those of BIDS where it has one. Sizes are in mm, in the order of the volume's axes.
+    Names are those of BIDS where it has one. Sizes are in mm, in the order of the scan's axes.
+    scan, new: the input and the result; errors: its error map or None. made: of `made_from`.
     """
-    scale = upscaler.network.scale
-    words = "unknown"
-    if upscaler.simulate:
-        words = degradation_name(upscaler.degradation)
-    elif description is not None:
-        words = upscaler.words(description)
-    elif upscaler.degradation:
-        words = degradation_name(upscaler.degradation)
     about = {
-        "Description": f"Super-resolution of a brain MRI {job.kind}: {upscaler.label}",
+        "Description": f"Super-resolution of a brain MRI {job.kind}: {new.about.get('Plan', '')}",
         "Sources": [source_of(job)],
-        "SourceSHA256": input_digest(job.source, job.files),
-        "GeneratedBy": [{"Name": NAME, "Version": version()}],
+        **made,
         "Command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "Weights": upscaler.path.name,
-        "WeightsSHA256": weights_digest(upscaler.path),
         "WeightsTrainedOn": upscaler.checkpoint.get("trained_on", "unknown data"),
-        "Scale": list(scale),
-        "DegradationFrom": degradation_source(upscaler, description),
-        "Degradation": words,
+        **{k: v for k, v in new.about.items() if v},
         "ProjectedOntoInput": upscaler.consistent,
     }
-    if image.sizes:
-        factors = image.factors(ways[0], scale)
-        before = [image.sizes[axis] for axis in image.volume.axes]
-        if upscaler.simulate:  # the input is the truth: what was upscaled is made from it
-            before = [size * f for size, f in zip(before, factors)]
-        about["Plane"] = " and ".join(way[0] for way in ways)
-        about["VoxelSizeBefore"] = [round(size, 6) for size in before]
-        about["VoxelSizeAfter"] = [round(size / f, 6) for size, f in zip(before, factors)]
-        sizes = [" x ".join(f"{s / f:.3g}" for s, f in zip(before, by)) + " mm"
-                 for by in (factors, (1, 1, 1))]  # fmt: skip
+    if not scan.is_picture:
+        before, after = (np.array(x.sizes)[x.axes] for x in (scan, new))
+        about["VoxelSizeBefore"] = [round(float(size), 6) for size in before]
+        about["VoxelSizeAfter"] = [round(float(size), 6) for size in after]
+        sizes = [" x ".join(f"{size:.3g}" for size in x) + " mm" for x in (after, before)]
         about["Resolution"] = "voxels of {} made from {}".format(*sizes)
-        about["SkullStripped"] = is_stripped(image)
-    if upscaler.calibration is not None:
+        stripped = is_stripped(scan)
+        about |= {} if stripped is None else {"SkullStripped": stripped}
+    if errors is not None:
         about["ExpectedError"] = {
             "Description": "expected absolute error = value in the map x Step, in the input's "
             "units; on T1 like the training's nine pixels in ten lie within Interval times it, of "
             "FLAIR or another scanner fewer",
-            "Step": image.error_step(),
+            "Step": errors.slope,
             "Interval": round(INTERVAL, 3),
         }
     return about | {"Warnings": list(warnings)}
 
 
-def is_stripped(image) -> bool:
+def is_stripped(scan) -> bool | None:
     """Whether all but the brain is zero: most of a scan is, and the rest would fill no head.
 
-    BIDS wants to know. A head has more than 2.5 litres, a brain less than 2.
+    BIDS wants to know. A head has more than 2.5 litres, a brain less than 2. None: of some slices
+    nobody can tell.
     """
-    empty = float((image.volume.stored == 0).mean())
-    litres = (1 - empty) * math.prod(image.volume.stored.shape[:3]) * math.prod(image.sizes) / 1e6
-    return empty > 0.5 and litres < 2
-
-
-def degradation_source(upscaler, description) -> str:
-    """Who says how the input was made."""
-    if upscaler.simulate:
-        return "simulated"
-    if upscaler.user_said:
-        return "told by the user"
-    return "estimated by the network" if description is not None else "nobody"
+    extent = np.array(scan.stored.shape[:3]) * np.array(scan.sizes)[scan.axes]
+    if extent.min() < 100:
+        return None
+    empty = float((scan.stored == 0).mean())
+    litres = (1 - empty) * math.prod(extent) / 1e6
+    return bool(empty > 0.5 and litres < 2)
 
 
 def source_of(job) -> str:
-    """The input: in a BIDS data set as a BIDS URI, else its path."""
+    """The input: in a BIDS data set as a BIDS URI, else its path from the folder of the result."""
     if job.dataset:
         return f"bids:source:{job.source.relative_to(job.dataset).as_posix()}"
-    return str(job.source)
+    try:
+        return Path(os.path.relpath(job.source, job.folder)).as_posix()
+    except ValueError:  # on another drive
+        return str(Path(job.source).absolute())
+
+
+def read_record(path) -> dict:
+    """The record of a result that this program wrote; {} if there is none."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        ours = found["GeneratedBy"][0]["Name"] == name_of_program() and "SourceSHA256" in found
+        return found if ours else {}
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return {}
+
+
+def is_of(found: dict, job) -> bool:
+    """Whether a record is of a result of this input: of this very file, whatever is in it now."""
+    sources = found.get("Sources") or [""]
+    if job.dataset or str(sources[0]).startswith("bids:"):
+        return sources == [source_of(job)]
+    same = os.path.realpath(job.folder / str(sources[0])) == os.path.realpath(job.source)
+    return same and found.get("Series", "") == job.series
 
 
 def bids_name(name: str, label: str) -> str:
@@ -149,13 +167,14 @@ def write_description(output: Path, root: Path) -> None:
         "Name": f"Super-resolution of {given.get('Name') or root.name}",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": NAME, "Version": version()}],
+        "GeneratedBy": [{"Name": name_of_program(), "Version": version()}],
         "SourceDatasets": [source],
         "DatasetLinks": {"source": source["URL"]},
     }
     about |= {key: given[key] for key in ("License", "Authors") if given.get(key)}
     words = (
-        f"Enlarged by {NAME} {version()}. How each file was made stands in the JSON beside it.\n"
+        f"Enlarged by {name_of_program()} {version()}. How each file was made stands in the JSON "
+        "beside it.\n"
     )
     for name, text in (("README", words), (".bidsignore", "*_figure.png\n*.csv\n")):
         with atomic_write(output / name, "w") as file:

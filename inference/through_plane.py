@@ -1,86 +1,79 @@
-"""Whole volumes through their thick slices: made thick, interpolated, upscaled, scored."""
+"""Through the slices of a scan: more slices made of thick ones; and onto a grid of any size."""
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
-from degradation import degrade, parse_degradation
-from evaluation.metrics import psnr_of
-from inference.tiling import PART_PIXELS
-from inference.upscaler import Upscaler, describe_stack, upscale_stack
-from scans.volumes import slices_of
-
-PLANES = ("sagittal", "coronal")
+from inference.error_map import as_error_map
+from scans import PLANES, Scan
+from scans.scan import View
 
 
-def batches_of(stack: np.ndarray, pixels: int = PART_PIXELS):
-    """A stack as tensors (n, 1, Z, W) of a few slices each."""
-    n = max(1, pixels // (stack.shape[1] * stack.shape[2]))
-    for start in range(0, len(stack), n):
-        yield torch.from_numpy(np.ascontiguousarray(stack[start : start + n]))[:, None]
+def views_across(plane: str) -> list[View]:
+    """Both ways to see the slices of this plane from the side, their distance down the rows."""
+    thick = PLANES.index(plane)
+    others = [axis for axis in range(3) if axis != thick]
+    return [(PLANES[a], thick < b) for a, b in (others, others[::-1])]
 
 
-def normalised(values: np.ndarray) -> np.ndarray:
-    """The intensities of a scan in [0, 1], as `dataset.volume_slices` has them."""
-    if values.min() < 0:
-        values = np.maximum(values - min(0, np.percentile(values, 0.1)), 0)
-    bright = values[values > values.mean()]
-    high = np.percentile(bright, 99.8) if bright.size else 1
-    return np.clip(values / high, 0, 1).astype(np.float32)
+def through_plane(upscaler, scan: Scan, plane: str, factor: int, name: str = "") -> tuple:
+    """(scan, errors or None): `factor` slices made of each of this plane.
 
-
-def make_thick(volume: np.ndarray, degradation, factor: int, seed: int = 0) -> np.ndarray:
-    """A volume (X, Y, Z) in [0, 1] as a scan of slices `factor` times as thick would show it."""
-    volume = volume[..., : volume.shape[2] // factor * factor]
-    parts = enumerate(batches_of(slices_of(volume, "sagittal")))
-    thick = [degrade(p, degradation, (factor, 1), seed=[seed, i])[:, 0] for i, p in parts]
-    return torch.cat(thick).numpy()[:, ::-1].swapaxes(1, 2)
-
-
-def interpolate(thick: np.ndarray, factor: int, order: int) -> np.ndarray:
-    """Linear (order 1) or cubic (3) interpolation along z; the outer edges stay where they are."""
-    from scipy.ndimage import zoom
-
-    return zoom(thick, (1, 1, factor), order=order, mode="nearest", grid_mode=True)
-
-
-def through_plane(network, thick: np.ndarray, degradation=None, device="cpu") -> np.ndarray:
-    """A thick volume (X, Y, Z) in [0, 1] with `network.scale[0]` times as many slices.
-
-    The mean of two passes, over sagittal and over coronal slices, as predict.py makes it.
-    degradation: what the network is told; None: what it finds in each pass.
+    The network, which here adds rows only, goes over both sets of slices that cut the thick ones at
+    right angles; their mean counts.
     """
-    way = parse_degradation(degradation) if degradation else None
-    upscaler = Upscaler(network, torch.device(device), degradation=way, user_said=bool(way))
-    depth = thick.shape[2] * network.scale[0]
-    out = np.zeros((*thick.shape[:2], depth), np.float32)
-    for plane in PLANES:
-        slices, target = slices_of(thick, plane), slices_of(out, plane)
+    views, scale = views_across(plane), (factor, 1)
+    shape = [n * f for n, f in zip(scan.stored.shape, scan.factors(views[0], scale))]
+    out = scan.empty_like(shape)
+    errors = scan.empty_like(shape, np.float32) if upscaler.calibrations else None
+    for t in range(scan.times):
+        data = scan.intensities(t)
+        levels = scan.black_and_white(data)
+        total, expected = (
+            None if x is None else np.zeros(shape, np.float32, order="F") for x in (out, errors)
+        )
+        for k, view in enumerate(views):
+            label = f"{name} {k + 1}/{len(views)}" + (f", {t + 1}/{scan.times}" * (scan.times > 1))
+            found = add_view(upscaler, scan, data, levels, view, scale, total, expected, label)
+        target = out[..., t] if out.ndim == 4 else out
+        for z in range(shape[2]):
+            target[..., z] = scan.to_stored(total[..., z], out.dtype)
+        if errors is not None:
+            (errors[..., t] if errors.ndim == 4 else errors)[...] = expected
+    slices, acquired = scan.slices(data, views[-1]), scan.slices(data, (plane, False))
+    about = upscaler.about(found, scale, slices, acquired, levels)
+    return scan.resampled(out, about), as_error_map(scan, errors)
 
-        def add(chosen, rows, lr, hr, sr, _, target=target):
-            target[chosen, rows] += np.maximum(sr[:, 0].numpy(), 0) / np.float32(len(PLANES))
 
-        description = describe_stack(upscaler, slices)
-        for _ in upscale_stack(upscaler, slices, add, description=description):
-            pass
-    return out
-
-
-def volume_score(sr: np.ndarray, hr: np.ndarray) -> dict:
-    """MSE, PSNR and PSNR inside the brain (HR > 0.05) of a volume, clamped to [0, 1]."""
-    error = (np.clip(sr, 0, 1) - hr).astype(np.float32) ** 2
-    mse, brain = float(error.mean(dtype=np.float64)), error[hr > 0.05]
-    inside = psnr_of(float(brain.mean(dtype=np.float64))) if brain.size else None
-    return dict(mse=mse, psnr=psnr_of(mse), psnr_brain=inside)
+def add_view(upscaler, scan, data, levels, view, scale, total, expected, name: str) -> torch.Tensor:
+    """Add half of what one view gives to the total, and to the expected errors if there are any.
+    Returns what was found of the degradation."""
+    slices, target = scan.slices(data, view), scan.slices(total, view)
+    found = upscaler.describe(slices, scale, levels)
+    for part in upscaler.parts(slices, scale, found, scan.distance(view), levels, name):
+        target[part.where] += part.values / np.float32(2)
+        if expected is not None:
+            scan.slices(expected, view)[part.where] += part.errors / np.float32(2)
+    return found
 
 
-def volume_scores(networks: dict, hr: np.ndarray, degradation, scale, told, device, seed) -> dict:
-    """{name: scores} of one volume (X, Y, Z) in [0, 1], cubic and linear interpolation first."""
-    factor = scale[0]
-    hr = hr[..., : hr.shape[2] // factor * factor]
-    thick = make_thick(hr, degradation, factor, seed)
-    scores = {"cubic": volume_score(interpolate(thick, factor, 3), hr)}
-    scores["linear"] = volume_score(interpolate(thick, factor, 1), hr)
-    known = degradation if told else None
-    for name, network in networks.items():
-        scores[name] = volume_score(through_plane(network, thick, known, device), hr)
-    return scores
+def resample(scan: Scan, shape) -> Scan:
+    """A scan on a grid of so many voxels along its own axes, the outer edges where they were:
+    cubic, antialiased where voxels become larger, nothing beyond what was there."""
+    matrices = [resampling_matrix(n, new) for n, new in zip(scan.stored.shape, shape)]
+    out = scan.empty_like(shape)
+    for t in range(scan.times):
+        values = scan.intensities(t)
+        low, high = values.min(), values.max()
+        for axis, matrix in enumerate(matrices):
+            values = np.moveaxis(np.tensordot(matrix, values, (1, axis)), 0, axis)
+        target = out[..., t] if out.ndim == 4 else out
+        target[...] = scan.to_stored(values.clip(low, high), out.dtype)
+    return scan.resampled(out, scan.about)
+
+
+def resampling_matrix(size: int, new: int) -> np.ndarray:
+    """The matrix (new, size) of antialiased cubic interpolation along one axis, float32."""
+    unit = torch.eye(size)[None, None]
+    matrix = F.interpolate(unit, (new, size), mode="bicubic", antialias=True)[0, 0]
+    return matrix.numpy()

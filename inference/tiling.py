@@ -1,26 +1,26 @@
-"""Running a network over slices fast: kept memory, one slice for each thread, tiles, bf16."""
+"""Running a network over slices fast: kept memory, parts for each thread, tiles, bf16."""
 
 import ctypes
-import os
-import re
 import sys
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import suppress
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
+from modules import middle_of, with_neighbours
+
 TILE = 360  # LR pixels along an edge: features of 48 channels and 4 bytes stay below KEPT
-KEPT = 2**25  # bytes: larger pieces of memory cannot be kept, see keep_memory
+KEPT = 2**25  # bytes: larger pieces of memory cannot be kept, see tune_malloc
 PART_PIXELS = 2**15  # LR pixels at a time on a CPU: fewer are slow, more leave the cache
 DEVICE_PIXELS = 2**18  # the same on a GPU
 BAND_PIXELS = 2**19  # larger slices are upscaled in bands of rows
 
 
 @lru_cache(maxsize=1)
-def keep_memory() -> None:
+def tune_malloc() -> None:
     """Keep the memory of layers that are done for those that follow. To be called once, at first.
 
     glibc gives large pieces back to the system at once, which clears them each time they are asked
@@ -35,30 +35,13 @@ def keep_memory() -> None:
         mallopt(-8, 1)  # M_ARENA_MAX: those of threads would be given back all the same
 
 
-@lru_cache(maxsize=1)
-def bf16_is_safe() -> bool:
-    """Whether this CPU has bf16 products that can be relied on. To be called before any product.
-
-    Some processors advertise AMX and end the program that uses it, so that it is left alone.
-    """
-    flags = ""
-    with suppress(OSError):
-        found = re.search(r"^flags\s*:.*$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-        flags = found.group() if found else ""
-    if " avx512_bf16" not in flags or not torch.backends.mkldnn.is_available():
-        return False
-    if " amx" in flags:
-        os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
-    return True
-
-
 def slices_at_a_time(height: int, width: int, device: torch.device) -> int:
     """How many LR slices of this size are best computed together."""
     pixels = PART_PIXELS if device.type == "cpu" else DEVICE_PIXELS
     return max(1, pixels // (height * width))
 
 
-def parts(shape, most: int, margin: int, whole: bool) -> list[tuple]:
+def split_stack(shape, most: int, margin: int, whole: bool) -> list[tuple]:
     """How a stack (S, H, W) is worked through: [(slices, rows, rows needed for them)].
 
     most: slices at a time. Very large slices go in bands of rows, unless they are needed whole.
@@ -75,7 +58,7 @@ def parts(shape, most: int, margin: int, whole: bool) -> list[tuple]:
     return [(slice(i, i + most), slice(0, h), slice(0, h)) for i in range(0, count, most)]
 
 
-def settle_threads(count: int) -> None:
+def set_threads(count: int) -> None:
     """Give a new Python thread this number of CPU threads.
 
     Asked first, as a thread takes over what another has set last when it is first asked.
@@ -85,60 +68,66 @@ def settle_threads(count: int) -> None:
 
 
 def in_parallel(work, parts, device: torch.device):
-    """Yield work(part) for each part, in their order. On a CPU each thread does parts of its own.
-
-    Threads that share one slice wait for one another at each layer. `work` must put large results
-    where they belong itself: what it returns is kept until it is asked for.
+    """Yield work(part) for each part, in their order. On a CPU each thread does parts of its own:
+    threads that share one slice wait for one another at each layer. A few results at a time wait
+    to be asked for.
     """
     parts, threads = list(parts), torch.get_num_threads()
-    if device.type != "cpu" or min(threads, len(parts)) == 1:
+    workers = min(threads, len(parts)) if device.type == "cpu" else 1
+    if workers < 2:
         yield from map(work, parts)
         return
-    workers = min(threads, len(parts))
-    share = (threads // workers,)
+    share, waiting = (threads // workers,), deque()
+    pool = ThreadPoolExecutor(workers, "upscale", set_threads, share)
     try:
-        with (
-            ThreadPoolExecutor(workers, "upscale", settle_threads, share) as pool,
-            closing(pool.map(work, parts)) as results,  # if interrupted: no further part is begun
-        ):
-            yield from results
-    finally:
+        for part in parts:
+            waiting.append(pool.submit(work, part))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:  # if interrupted: no further part is begun
+        pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
 
 
 @torch.inference_mode()
 def upscale(
-    network, lr: torch.Tensor, description=None, tile: int = TILE, bf16=False, spread=False
-) -> torch.Tensor:
-    """SR slices (N, 1, rows H, columns W), float32, of LR slices (N, 1, H, W), on their device.
+    network, lr: torch.Tensor, scale, description=None, *, tile: int = TILE, bf16=False,
+    error_map=False,
+) -> torch.Tensor:  # fmt: skip
+    """SR slices (N, 1, rows H, columns W), float32, of LR slices (N, C, H, W), on their device.
 
-    Long edges are cut into tiles that overlap by what a result depends on: tiling changes nothing.
-    bf16: products of this precision, but for the interpolation that the network corrects.
-    spread: a second channel with the expected absolute errors, of networks that have the head.
+    description (1 or N, ENTRIES); None: estimated, for slices without neighbours. Long edges are
+    cut into tiles that overlap by what a result depends on: tiling changes nothing. bf16: products
+    of this precision, but for the interpolation that the network corrects. error_map: a second
+    channel with the expected absolute errors, of networks that have the head.
     """
-    if network.told and description is None:
-        description = network.describe(lr)
+    if network.conditioned and description is None:
+        lr = middle_of(lr)
+        description = with_neighbours(network.describe(lr))
+    options = {"error_map": True} if error_map else {}
     with torch.autocast(lr.device.type, dtype=torch.bfloat16, enabled=bf16):
-        sr = in_tiles(network, lr, description, tile, **({"spread": True} if spread else {}))
-    limited(sr[:, :1], lr, network.scale)  # in place
+        sr = tiled_forward(network, lr, scale, description, tile, **options)
+    clamp_to_neighbourhood(sr[:, :1], middle_of(lr), scale)  # in place
     return sr
 
 
-def in_tiles(network, lr: torch.Tensor, description, tile: int, **options) -> torch.Tensor:
+def tiled_forward(network, lr, scale, description, tile: int, **options) -> torch.Tensor:
     """The network's result, float32, computed tile by tile where the slices are large."""
     h, w = lr.shape[-2:]
     if h <= tile and w <= tile:
-        return network(lr, description, **options).float()
+        return network(lr, scale, description, **options).float()
     # Even, so that the pixels of half the resolution stay where they are.
     margin, tile = network.receptive_radius, tile + tile % 2
     margin += margin % 2
-    rows, columns = network.scale
-    sr = lr.new_empty(len(lr), 1 + len(options), rows * h, columns * w)  # with spread: two maps
+    rows, columns = scale
+    sr = lr.new_empty(len(lr), 1 + len(options), rows * h, columns * w)
     for top in range(0, h, tile):
         for left in range(0, w, tile):
             y, x = max(0, top - margin), max(0, left - margin)
             part = lr[..., y : top + tile + margin, x : left + tile + margin]
-            part = network(part, description, **options)[
+            part = network(part, scale, description, **options)[
                 ..., rows * (top - y) :, columns * (left - x) :
             ]
             target = sr[
@@ -148,7 +137,7 @@ def in_tiles(network, lr: torch.Tensor, description, tile: int, **options) -> to
     return sr
 
 
-def limited(sr: torch.Tensor, lr: torch.Tensor, scale: tuple[int, int]) -> torch.Tensor:
+def clamp_to_neighbourhood(sr: torch.Tensor, lr: torch.Tensor, scale) -> torch.Tensor:
     """Clamp SR in place to the range of the 5x5 LR pixels around, widened by its size at both ends.
 
     Of real slices, however degraded, this changes the PSNR by less than 0.001 dB; it keeps a

@@ -1,332 +1,409 @@
-"""Which network for which image, what it is told, and the way of whole stacks through it."""
+"""The way in: slices or a scan in, the same at a higher resolution out."""
 
-import argparse
-from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 
 import modules
 from degradation import (
-    NAMED,
+    NOISE,
     Degradation,
-    crop_to_scale,
+    Scale,
     degradation_name,
-    degrade,
     describe_degradation,
     make_consistent,
     middle_slices,
     parse_degradation,
-    scale_name,
-    unlike_training,
+    parse_scale,
     words_of,
 )
-from inference import images, tiling
-from inference.checkpoints import load_checkpoint, renamed
-from inference.error_map import calibration_of, expected_error
-from inference.tiling import upscale
-from utils import UsageError, note, progress, warn
+from inference import tiling
+from inference.checkpoints import load_checkpoint
+from inference.error_map import as_error_map, calibration_of, expected_error
+from inference.plan import Plan, plan_of
+from inference.through_plane import resample, through_plane
+from scans import Scan
+from utils import UsageError, bf16_works, pick_device, progress
 
-FINEST = {2: 0.7, 3: 0.7, 4: 0.5}  # mm: about the finest truth that results were compared with
-TOGETHER = 4  # a batch of small pictures is filled up with copies to this many
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
-
-
-def known_degradation(name: str) -> str:
-    """An argparse type: the name of a degradation."""
-    try:
-        parse_degradation(name)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return name
-
-
-def told_degradation(args) -> Degradation | None:
-    """What the user says of the input with --degradation, --blur and --noise; None: nothing.
-
-    Where nothing is said of the point spread, slices are shrunk by `bicubic`, thick ones touch.
-    Raises UsageError where options contradict one another.
-    """
-    kernel = "bicubic" if args.through_plane is None else "slab"
-    parts = [args.degradation] if args.degradation else []
-    parts += [f"blur-{args.blur:g}"] if args.blur else []
-    parts += [f"rician-{100 * args.noise:g}"] if args.noise else []
-    try:
-        return parse_degradation("+".join(parts), kernel) if parts else None
-    except UsageError as error:
-        raise UsageError(f"--degradation, --blur and --noise do not agree: {error}") from None
+DEFAULT = WEIGHTS / "brain.pt"
+FAR = 0.1  # of white: below black by more, or above white by ten times that, nothing is a scan's
 
 
 @dataclass
-class Upscaler:
-    """A network with its weights, and what it is told about the input."""
+class Part:
+    """Some of the rows of some slices of a stack, enlarged: values (n, h, w) belong to the rows
+    `rows` of the slices `slices` of the result; errors: their expected absolute errors, or None."""
 
-    network: torch.nn.Module
-    device: torch.device
-    checkpoint: dict = field(default_factory=dict)
-    path: Path = Path()
-    tile: int = tiling.TILE
-    degradation: Degradation | None = None  # how the input was made, or is to be in a simulation
-    user_said: bool = False  # whether `degradation` is what the user says of the input
-    simulate: bool = False
-    consistent: bool = False
-    bf16: bool = False
-    calibration: dict | None = None  # of the error head; None: no errors are asked for
-    turns: object = field(default_factory=nullcontext)  # held while something is computed
-    known: tuple | None = None  # description and SR of its only slice, see computed_together
-
-    def describe(self, lr: torch.Tensor):
-        """The description (1, ENTRIES) of how slices of a scan were made, the mean of theirs.
-
-        None: the network takes no description.
-        """
-        if self.known:
-            return self.known[0]
-        if not self.network.told:
-            return None
-        at_a_time = tiling.slices_at_a_time(*lr.shape[-2:], self.device)
-        parts = [self.describe_each(part) for part in lr.split(at_a_time)]
-        return torch.cat(parts).mean(0, keepdim=True)
-
-    def describe_each(self, lr: torch.Tensor):
-        """The description of each slice (N, ENTRIES), or None."""
-        if not self.network.told:
-            return None
-        told = None
-        if self.user_said:
-            told = describe_degradation(self.degradation, self.network.scale).to(self.device)
-        with self.turns, torch.inference_mode():
-            return self.network.describe(lr.to(self.device), told)
-
-    def words(self, description: torch.Tensor) -> str:
-        """How the slices were made, as the user says or the network finds."""
-        if self.user_said:
-            return degradation_name(self.degradation)
-        return words_of(description, self.network.scale)
-
-    def enlarge(self, lr: torch.Tensor, description) -> torch.Tensor:
-        """SR slices (N, 1, rows H, columns W); with a second channel if errors are asked for."""
-        if self.known:
-            return self.known[1]
-        errors = self.calibration is not None
-        with self.turns:
-            return upscale(self.network, lr, description, self.tile, self.bf16, spread=errors)
-
-    def run(self, lr: torch.Tensor, description, clamped) -> tuple:
-        """LR slices (N, 1, H, W) to SR slices and their expected errors (or None), on the CPU.
-
-        clamped: of `make_consistent`.
-        """
-        lr, errors = lr.to(self.device), self.calibration is not None
-        sr = self.enlarge(lr, description)
-        sr, expected = sr.split(1, 1) if errors else (sr, None)
-        if errors:
-            expected = expected_error(expected, self.calibration, description).cpu()
-        if self.consistent:
-            sr = make_consistent(sr, lr, self.degradation, self.network.scale, clamped)
-        return sr.cpu(), expected
+    slices: slice
+    rows: slice
+    values: np.ndarray
+    errors: np.ndarray | None = None
 
     @property
-    def label(self) -> str:
-        """How names of results end, but for their type."""
-        rows, columns = self.network.scale
-        name = f"through-x{rows}" if columns == 1 else f"x{scale_name(self.network.scale)}"
-        return f"simulated_{name}" if self.simulate else name
+    def where(self) -> tuple[slice, slice]:
+        return self.slices, self.rows
 
 
-# --- whole stacks of slices -----------------------------------------------------------------------
+class Upscaler:
+    """Enlarges slices of brain MRI, and whole scans.
 
+        up = Upscaler()                              # weights/brain.pt
+        sr = up(slices, scale=4, distance=1.2)       # (S, H, W) in [0, 1] -> (S, 4 H, 4 W)
+        new = up.scan(scans.read("scan.nii.gz"))     # a Scan -> a Scan, with its geometry
 
-def lr_and_hr(upscaler: Upscaler, part: np.ndarray, span, numbers=()) -> tuple:
-    """What the network takes (N, 1, H, W), and in a simulation the truth that it is made of.
+    weights: a checkpoint of train.py. device: auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1,
+    mps. degradation: how the input was made, if that is known, as `degradation.MEANINGS` names it;
+    None: the network finds out. error_map: the expected absolute errors are returned, too.
+    consistent: the result is projected onto the input, by default if its degradation is given.
+    bf16: products of this precision, by default where the CPU has them. tile: longer edges are cut
+    into tiles of so many pixels. batch_size: slices at a time, at the most.
 
-    numbers: which slices of their stack these are; a simulation needs them.
+    Raises DataError for weights that cannot be read, UsageError for what they cannot do.
     """
-    low, high = np.float32(span[0]), np.float32(span[1] - span[0])
-    lr, hr = torch.from_numpy((part - low) / high)[:, None], None
-    if upscaler.simulate:
-        hr = lr.clamp(0, 1)
-        numbered = zip(numbers, hr.split(1))  # noise is a slice's own, whatever the batch
-        lr = [degrade(x, upscaler.degradation, upscaler.network.scale, seed=i) for i, x in numbered]
-        lr = torch.cat(lr)
-    return lr, hr
+
+    def __init__(
+        self, weights=None, device="auto", *, degradation: str | Degradation | None = None,
+        error_map: bool = False, consistent: bool | None = None, bf16: bool | None = None,
+        tile: int = tiling.TILE, batch_size: int = 8,
+    ):  # fmt: skip
+        self.path = Path(weights or DEFAULT)
+        self.device = device if isinstance(device, torch.device) else pick_device(device)
+        if bf16 is None:  # asked before there was any product
+            bf16 = self.device.type == "cpu" and bf16_works()
+        self.checkpoint = load_checkpoint(self.path)
+        self.network = modules.load_network(self.checkpoint, self.path).to(self.device)
+        self.scales = self.network.scales
+        self.degradation = degradation
+        self.consistent = degradation is not None if consistent is None else consistent
+        self.bf16, self.tile, self.batch_size = bf16, tile, batch_size
+        self.calibrations = {}
+        if error_map:
+            found = {s: calibration_of(self.checkpoint, self.path, s) for s in self.scales}
+            self.calibrations = found
+
+    # --- slices ---
+
+    def __call__(self, slices, scale=4, distance: float | None = None):
+        """Slices (S, H, W), float32 in [0, 1] -> (S, rows H, columns W), float32 in [0, 1].
+
+        scale: 4, or as "4x1" for rows alone; one of `scales`. distance: how far the slices of a
+        scan are apart, in widths of their pixels: neighbours are then looked at, and all are taken
+        to be made alike; None: they have nothing to do with one another. With error_map the result
+        is a pair: slices, and their expected absolute errors. Raises UsageError for another scale.
+        """
+        slices = np.asarray(slices, np.float32)
+        if slices.ndim != 3:
+            raise UsageError(f"slices of shape (S, H, W) are wanted, not {slices.shape}")
+        scale, (s, h, w) = self.scale_of(scale), slices.shape
+        results = np.empty((s, h * scale[0], w * scale[1]), np.float32)
+        errors = np.empty_like(results) if self.calibrations else None
+        if distance is None:
+            found = self.describe_each(slices, scale)
+        else:
+            found = self.describe(slices, scale)
+        for part in self.parts(slices, scale, found, distance):
+            results[part.where] = part.values
+            if errors is not None:
+                errors[part.where] = part.errors
+        np.minimum(results, max(1, slices.max(initial=1)), out=results)
+        return results if errors is None else (results, errors)
+
+    def scale_of(self, scale) -> Scale:
+        """A scale as a pair; UsageError for one that the weights are not made for."""
+        scale = parse_scale(str(scale)) if isinstance(scale, (int, str)) else tuple(scale)
+        if scale not in self.scales:
+            known = ", ".join(f"{r}x{c}" if r != c else str(r) for r, c in self.scales)
+            raise UsageError(f"{self.path}: enlarges by {known}, not by {scale[0]}x{scale[1]}")
+        return scale
+
+    def given(self, scale: Scale) -> Degradation | None:
+        """How the input was made, if that was said: what is not said of slices is `bicubic`, of
+        thick ones that they touch (`slab-1`)."""
+        if isinstance(self.degradation, str):
+            return parse_degradation(self.degradation, "slab-1" if 1 in scale else "bicubic")
+        return self.degradation
+
+    def describe_each(self, slices: np.ndarray, scale: Scale, levels=(0.0, 1.0)) -> torch.Tensor:
+        """How each of these slices (N, H, W) was made, as said or as found: (N, FOUND)."""
+        known = self.given(scale)
+        truth = None if known is None else describe_degradation(known, scale).to(self.device)
+        lr = torch.from_numpy(normalised(slices, levels)[0])[:, None]
+
+        @torch.inference_mode()
+        def work(some):
+            return self.network.describe(some.to(self.device), truth)
+
+        some = lr.split(tiling.slices_at_a_time(*lr.shape[-2:], self.device))
+        return torch.cat(list(tiling.in_parallel(work, some, self.device)))
+
+    def describe(self, slices: np.ndarray, scale: Scale, levels=(0.0, 1.0)) -> torch.Tensor:
+        """How the slices (S, H, W) of a scan were made: (1, FOUND), the mean over its middle."""
+        y, x = (slice(max(0, n // 2 - 256), n // 2 + 256) for n in slices.shape[1:])
+        sample = slices[middle_slices(len(slices)), y, x]
+        return self.describe_each(sample, scale, levels).mean(0, keepdim=True)
+
+    def parts(
+        self, slices: np.ndarray, scale: Scale, found: torch.Tensor, distance=None,
+        levels=(0.0, 1.0), name: str = "",
+    ) -> Iterator[Part]:  # fmt: skip
+        """Enlarge a stack (S, H, W) part by part, each as soon as it is done.
+
+        found (1 or S, FOUND): how the slices were made. distance: as for a call. levels: the values
+        that are black and white; results are in the same units, and nothing is below black.
+        Values beyond them are not shown to the network, and come back interpolated.
+        """
+        (count, h, w), rows = slices.shape, scale[0]
+        most = min(self.batch_size, tiling.slices_at_a_time(h, w, self.device))
+        radius = self.network.receptive_radius
+        todo = tiling.split_stack(slices.shape, most, radius, self.consistent)
+
+        def work(part):
+            chosen, wanted, needed = part
+            lr, beyond, present = self.neighbourhood(slices, chosen, needed, distance, levels)
+            own = found if len(found) == 1 else found[chosen]
+            sr, expected = self.enlarge(lr, scale, own, present, distance)
+            begin, end = (rows * (row - needed.start) for row in (wanted.start, wanted.stop))
+            values = sr[:, 0].clamp(min=0).cpu().numpy()
+            if beyond is not None:
+                values = values + interpolated(beyond, scale)
+            values = values[:, begin:end]
+            white = np.float32(levels[1] - levels[0])
+            if levels != (0.0, 1.0):
+                values = values * white + np.float32(levels[0])
+            if expected is not None:
+                expected = expected[:, 0, begin:end].cpu().numpy() * white
+            place = slice(rows * wanted.start, rows * wanted.stop)
+            stop = min(chosen.stop, count)
+            return Part(slice(chosen.start, stop), place, values, expected)
+
+        yield from progress(
+            tiling.in_parallel(work, todo, self.device),
+            total=len(todo), desc=name, unit="batch", leave=False, disable=len(todo) == 1,
+        )  # fmt: skip
+
+    def neighbourhood(self, slices, chosen: slice, rows: slice, distance, levels) -> tuple:
+        """(LR with neighbours (n, C, h, w), what is beyond black and white (n, h, w) or None, which
+        of four neighbours are there (n, 4) or None) of these slices of a stack."""
+        n = self.network.neighbours if distance is not None else 0
+        stop = min(chosen.stop, len(slices))
+        first, last = max(0, chosen.start - n), min(len(slices), stop + n)
+        inside, beyond = normalised(slices[first:last, rows], levels)
+        if beyond is not None:
+            beyond = beyond[chosen.start - first : stop - first]
+        if not n:
+            return torch.from_numpy(inside)[:, None].to(self.device), beyond, None
+        missing = (n - (chosen.start - first), n - (last - stop))
+        padded = np.pad(inside, (missing, (0, 0), (0, 0)))
+        stack = torch.from_numpy(padded).to(self.device)
+        lr = torch.stack([stack[k : k + stop - chosen.start] for k in range(2 * n + 1)], 1)
+        places = np.arange(chosen.start, stop)[:, None] + np.array((-2, -1, 1, 2))
+        present = (places >= 0) & (places < len(slices)) & (abs(np.array((-2, -1, 1, 2))) <= n)
+        if (present == present[0]).all():  # one description for all takes less time
+            present = present[:1]
+        return lr, beyond, torch.from_numpy(present.astype(np.float32)).to(self.device)
+
+    def enlarge(self, lr, scale: Scale, found, present, distance) -> tuple:
+        """LR slices (n, C, h, w) to SR slices and their expected errors (or None)."""
+        description = None
+        if self.network.conditioned:
+            description = modules.with_neighbours(found, present, distance or 0.0)
+        errors = scale in self.calibrations
+        sr = tiling.upscale(self.network, lr, scale, description, tile=self.tile, bf16=self.bf16,
+                            error_map=errors)  # fmt: skip
+        sr, expected = sr.split(1, 1) if errors else (sr, None)
+        if errors:
+            expected = expected_error(expected, self.calibrations[scale], description)
+        if self.consistent:
+            sr = make_consistent(sr, modules.middle_of(lr), self.given(scale), scale)
+        return sr, expected
+
+    # --- pictures ---
+
+    def pictures(self, pictures: list[Scan], scale=4) -> list[tuple]:
+        """[(picture, errors or None)] of pictures at a higher resolution, each described alone.
+
+        Those of one size go through the network together, which takes less time.
+        """
+        scale, results, sizes = self.scale_of(scale), [None] * len(pictures), {}
+        for i, picture in enumerate(pictures):
+            sizes.setdefault(picture.stored.shape, []).append(i)
+        for numbers in sizes.values():
+            data = [pictures[i].intensities() for i in numbers]
+            levels = [pictures[i].black_and_white(x) for i, x in zip(numbers, data)]
+            shown = [normalised(x[None], span) for x, span in zip(data, levels)]
+            stack = np.concatenate([inside for inside, _ in shown])
+            found, outs = self.describe_each(stack, scale), {}
+            for part in self.parts(stack, scale, found):
+                for k in range(part.slices.start, part.slices.stop):
+                    at = k - part.slices.start
+                    out = outs.setdefault(k, self.empty_pair(pictures[numbers[k]], scale))
+                    self.put(out, part, at, pictures[numbers[k]], shown[k][1], levels[k], scale)
+            for k, i in enumerate(numbers):
+                about = self.about(found[k : k + 1], scale, stack[k : k + 1], stack[k : k + 1])
+                new = pictures[i].resampled(outs[k][0], about)
+                results[i] = new, as_error_map(pictures[i], outs[k][1])
+        return results
+
+    def empty_pair(self, scan: Scan, scale: Scale) -> tuple:
+        """Zeros for an enlarged picture, and for its expected errors or None."""
+        shape = [n * s for n, s in zip(scan.stored.shape, scale)]
+        errors = scan.empty_like(shape, np.float32) if self.calibrations else None
+        return scan.empty_like(shape), errors
+
+    def put(self, out, part: Part, k: int, picture: Scan, beyond, levels, scale: Scale) -> None:
+        """Put slice k of a part into an enlarged picture, as the picture stores its values."""
+        values, (black, white) = part.values[k], levels
+        if beyond is not None:
+            values = values + interpolated(beyond, scale)[0][part.rows]
+        values = values * np.float32(white - black) + np.float32(black)
+        out[0][part.rows] = picture.to_stored(values, out[0].dtype)
+        if out[1] is not None:
+            out[1][part.rows] = part.errors[k] * np.float32(white - black)
+
+    # --- scans ---
+
+    def scan(
+        self, scan: Scan, *, voxel_size: float | None = None, scale: int | None = None,
+        through_plane: int | None = None, plane: str = "auto",
+    ):  # fmt: skip
+        """A scan at a higher resolution: a Scan, whose outer edges and units stay what they are.
+
+        By default what the voxels are tells what they become (`inference.plan`): thick slices
+        become thin, coarse pixels fine, never finer than was measured. voxel_size: so many mm all
+        around; scale: 2, 3 or 4 in the plane alone; through_plane: so many slices of each, 0: until
+        voxels are nearly cubes. plane: of its slices. `about` of the result says what was done and
+        found. With error_map the result is a pair: scan, and its expected absolute errors. Raises
+        DataError where nothing is to be gained.
+        """
+        plan = plan_of(scan, self.scales, scale=scale, through_plane=through_plane,
+                       voxel_size=voxel_size, plane=plane)  # fmt: skip
+        return self.follow(plan, scan)
+
+    def follow(self, plan: Plan, scan: Scan, name: str = ""):
+        """A scan enlarged as planned, see `scan`. name: for the progress bar."""
+        steps, errors, about = [], None, {"Plan": plan.words}
+        if plan.scale > 1:
+            steps.append(lambda x: self.in_plane(x, plan.plane, plan.scale, name))
+        if plan.through > 1:
+            steps.append(lambda x: through_plane(self, x, plan.plane, plan.through, name))
+        new = scan
+        for i, step in enumerate(steps):
+            again = errors if i else None  # of the step before
+            new, errors = step(new)
+            about = {**new.about, **about}
+            if again is not None:
+                again = resample(again, new.stored.shape[:3])
+                errors.stored += again.stored
+        if plan.voxel_size:
+            shape = [
+                max(1, round(n * size / plan.voxel_size))
+                for n, size in zip(new.stored.shape, np.array(new.sizes)[new.axes])
+            ]
+            new, errors = (x and resample(x, shape) for x in (new, errors))
+        new.about = about
+        return (new, errors) if self.calibrations else new
+
+    def in_plane(self, scan: Scan, plane: str, scale: int, name: str = "") -> tuple:
+        """(scan, errors or None): the slices of a plane enlarged."""
+        view, scale = (plane, False), self.scale_of(scale)
+        shape = [n * f for n, f in zip(scan.stored.shape, scan.factors(view, scale))]
+        out = scan.empty_like(shape)
+        errors = scan.empty_like(shape, np.float32) if self.calibrations else None
+        for t in range(scan.times):
+            data = scan.intensities(t)
+            levels = scan.black_and_white(data)
+            slices = scan.slices(data, view)
+            target, error_target = (
+                None if x is None else scan.slices(x[..., t] if x.ndim == 4 else x, view)
+                for x in (out, errors)
+            )
+            found = self.describe(slices, scale, levels)
+            label = name + (f" {t + 1}/{scan.times}" if scan.times > 1 else "")
+            for part in self.parts(slices, scale, found, scan.distance(view), levels, label):
+                target[part.where] = scan.to_stored(part.values, out.dtype)
+                if errors is not None:
+                    error_target[part.where] = part.errors
+        about = self.about(found, scale, slices, slices, levels)
+        return scan.resampled(out, about), as_error_map(scan, errors)
+
+    # --- what is worth telling ---
+
+    def about(self, found: torch.Tensor, scale: Scale, slices, acquired, levels=(0.0, 1.0)) -> dict:
+        """What was found of the degradation, in words, and what is unusual about the input.
+
+        slices (S, H, W): those that were enlarged; acquired: a scan's own ones.
+        """
+        known = self.given(scale)
+        about = {"Scale": list(scale), "DegradationFrom": "nobody", "Degradation": "unknown"}
+        if known is not None:
+            about |= {"DegradationFrom": "given", "Degradation": degradation_name(known)}
+        elif self.network.estimator is not None:
+            about |= {"DegradationFrom": "estimated", "Degradation": words_of(found, scale)}
+        sample = acquired[middle_slices(len(acquired))]
+        about["Unusual"] = outside_training_range(normalised(sample, levels)[0], found)
+        about["FoundInstead"] = self.contradiction(slices, scale, levels)
+        return about
+
+    def contradiction(self, slices: np.ndarray, scale: Scale, levels) -> str:
+        """What is found of an input, in words, if that is far from what was said of it; else ''."""
+        known = self.given(scale)
+        if known is None or self.network.estimator is None:
+            return ""
+        truth, blind = describe_degradation(known, scale)[0], copy.copy(self)
+        blind.degradation = None
+        found = blind.describe(slices, scale, levels)[0].cpu()
+        apart = float((found - truth)[: NOISE - 1].square().mean().sqrt())
+        return words_of(found[None], scale) if apart > 0.25 else ""
 
 
-def describe_stack(upscaler: Upscaler, slices: np.ndarray, span=(0.0, 1.0)):
-    """How a scan was made: as the user says, else as the network finds in 8 slices of its middle.
+def normalised(values: np.ndarray, levels) -> tuple[np.ndarray, np.ndarray | None]:
+    """Slices (n, h, w) with black as 0 and white as 1, cut off there, float32; and what was cut
+    off, or None if nothing was. Single pixels far beyond are shown as their neighbours are: a white
+    dot on black says of noise and blur what is not so."""
+    black, white = levels
+    values = np.ascontiguousarray(values, np.float32)
+    if (black, white) != (0.0, 1.0):
+        values = (values - np.float32(black)) / np.float32(white - black)
+    inside = np.clip(values, 0, 1)
+    beyond = values - inside
+    far = (beyond < -FAR) | (beyond > 10 * FAR)
+    if not far.any():
+        return inside, beyond if beyond.any() else None
+    around, ordinary = (
+        sliding_window_view(np.pad(x, ((0, 0), (1, 1), (1, 1))), (3, 3), (1, 2))
+        for x in (inside * ~far, ~far)
+    )
+    alone = np.nonzero(far & (ordinary.sum((3, 4)) > 4))
+    inside[alone] = around[alone].sum((1, 2)) / ordinary[alone].sum((1, 2))
+    return inside, values - inside
 
-    None: the network takes no description.
+
+def interpolated(slices: np.ndarray, scale: Scale) -> np.ndarray:
+    """Slices (n, h, w) enlarged linearly, (n, rows h, columns w)."""
+    network = modules.Interpolation(scale, "bilinear")
+    with torch.inference_mode():
+        return network(torch.from_numpy(slices)[:, None])[:, 0].numpy()
+
+
+def outside_training_range(lr: np.ndarray, found: torch.Tensor) -> str:
+    """What sets LR slices (N, H, W) of a scan apart from all training slices; '' for nothing.
+
+    Training slices have many grey levels and are no smaller than 24 pixels; noise was up to 11 % of
+    white.
     """
-    y, x = (slice(max(0, n // 2 - 256), n // 2 + 256) for n in slices.shape[1:])
-    numbers = middle_slices(len(slices))
-    sample = slices[numbers, y, x]
-    if upscaler.simulate:
-        sample = crop_to_scale(sample, upscaler.network.scale)
-    return upscaler.describe(lr_and_hr(upscaler, sample, span, numbers)[0])
-
-
-def upscale_stack(
-    upscaler: Upscaler, slices, finish, *, description, span=(0.0, 1.0), clamped=(0.0, 1.0),
-    batch_size=8, name="",
-):  # fmt: skip
-    """Upscale a stack of slices (S, H, W), values of `span` being 0 to 1.
-
-    finish(slices, rows of the result, LR, HR or None, SR, expected errors or None) takes what was
-    done and (N, 1, H, W) of it; several threads call it at a time. Yields what it returns, in the
-    order of the slices.
-    """
-    rows, (_, h, w) = upscaler.network.scale[0], slices.shape
-    whole = upscaler.consistent or upscaler.simulate
-    most = min(batch_size, tiling.slices_at_a_time(h, w, upscaler.device))
-    todo = tiling.parts(slices.shape, most, upscaler.network.receptive_radius, whole)
-
-    def work(part):
-        chosen, wanted, needed = part
-        lr, hr = lr_and_hr(upscaler, slices[chosen, needed], span, range(len(slices))[chosen])
-        sr, expected = upscaler.run(lr, description, clamped)
-        begin, end = (rows * (row - needed.start) for row in (wanted.start, wanted.stop))
-        place = slice(rows * wanted.start, rows * wanted.stop)
-        expected = None if expected is None else expected[..., begin:end, :]
-        return finish(chosen, place, lr, hr, sr[..., begin:end, :], expected)
-
-    yield from progress(
-        tiling.in_parallel(work, todo, upscaler.device),
-        total=len(todo), desc=name, unit="batch", leave=False, disable=len(todo) == 1,
-    )  # fmt: skip
-
-
-def computed_together(upscaler: Upscaler, pictures: list[np.ndarray]) -> list[Upscaler]:
-    """For each of some slices (H, W) in [0, 1] an Upscaler that knows its result.
-
-    Small slices of one size go through the network at once, each with its own description: one by
-    one, threads would wait for the interpreter longer than for the network. The result of a picture
-    does not depend on those beside it: kernels for fewer slices, or for several threads at one
-    batch, would round differently. Large pictures get the Upscaler that was given.
-    """
-    found, same = [upscaler] * len(pictures), {}
-    limit = tiling.PART_PIXELS if upscaler.device.type == "cpu" else tiling.DEVICE_PIXELS
-    small = min(2 * limit // TOGETHER, tiling.BAND_PIXELS)  # what is larger may go in bands
-    for i, pixels in enumerate(pictures):
-        if pixels.size <= small:
-            same.setdefault(pixels.shape, []).append(i)
-    groups = []
-    for (h, w), numbers in same.items():
-        most = max(TOGETHER, min(8, tiling.slices_at_a_time(h, w, upscaler.device)))
-        groups += [numbers[k : k + most] for k in range(0, len(numbers), most)]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        for chosen in groups:
-            filled = [chosen[i % len(chosen)] for i in range(max(TOGETHER, len(chosen)))]
-            stack = np.stack([pictures[i] for i in filled])
-            lr = lr_and_hr(upscaler, stack, (0.0, 1.0))[0].to(upscaler.device)
-            descriptions = upscaler.describe_each(lr)
-            sr = upscaler.enlarge(lr, descriptions)
-            for place, i in enumerate(chosen):
-                known = None if descriptions is None else descriptions[place : place + 1]
-                found[i] = replace(upscaler, known=(known, sr[place : place + 1]))
-    finally:
-        torch.set_num_threads(threads)
-    return found
-
-
-def unlike(upscaler: Upscaler, image, data, span, ways, description) -> str:
-    """What sets an image apart from all that the network was trained on, in words; '' for nothing.
-
-    Of a scan upscaled along two ways its own slices count, which lie along neither.
-    """
-    slices = image.cut(data, image.acquired(ways))
-    y, x = (slice(None, None, max(1, n // 512)) for n in slices.shape[1:])
-    low, high = np.float32(span[0]), np.float32(span[1] - span[0])
-    sample = (slices[middle_slices(len(slices)), y, x] - low) / high
-    return unlike_training(torch.from_numpy(sample)[:, None], description)
-
-
-# --- which network --------------------------------------------------------------------------------
-
-
-def load_upscaler(path: Path, args, device) -> Upscaler:
-    """Load weights. Raises DataError or UsageError for none, or those of another scale."""
-    path = renamed(path)
-    checkpoint = load_checkpoint(path)
-    network = modules.load_network(checkpoint, path).to(device)
-    through = network.scale[1] == 1
-    if through != (args.through_plane is not None):
-        mend = "through the slices; add" if through else "in the slice; leave out"
-        raise UsageError(f"{path}: enlarges {mend} --through-plane")
-    if args.scale and network.scale != (args.scale, args.scale):
-        raise UsageError(f"--scale {args.scale}: {path} enlarges by {scale_name(network.scale)}")
-    way = args.degradation
-    if args.simulate and not way:
-        name = checkpoint["degradation"]
-        way = parse_degradation(name if name in NAMED else "bicubic")
-    note(f"weights: {path} (x{scale_name(network.scale)}, trained on "
-         f"{checkpoint.get('trained_on', '?')}, LR by {checkpoint['degradation']})")  # fmt: skip
-    told = args.degradation is not None
-    return Upscaler(
-        network, device, checkpoint, path, args.tile, way, told, args.simulate, args.consistent,
-        args.bf16, calibration_of(checkpoint, path) if args.uncertainty else None,
-    )  # fmt: skip
-
-
-def weights_of(scale: int) -> Path:
-    """The shipped weights that enlarge slices by this. Raises UsageError if there are none."""
-    path = WEIGHTS / f"x{scale}.pt"
-    if not path.exists():
-        raise UsageError(f"--scale {scale}: {path} is missing; train it, or name a --checkpoint")
-    return path
-
-
-def through_factors() -> list[int]:
-    """The factors that there are through-plane weights for."""
-    return [n for n in range(2, 9) if (WEIGHTS / f"through-x{n}.pt").exists()]
-
-
-class Upscalers:
-    """The networks of a call: one for slices, or one for each factor through the slices."""
-
-    def __init__(self, args, device):
-        self.args, self.device = args, device
-        self.load = lru_cache(lambda path: load_upscaler(path, args, device))
-        self.one = None
-        if args.checkpoint or args.through_plane is None:
-            self.one = self.load(Path(args.checkpoint or weights_of(args.scale or 4)))
-
-    def labels(self) -> list[str]:
-        """How the names of results may end, but for their type."""
-        return [self.one.label] if self.one else [f"through-x{n}" for n in through_factors()]
-
-    def choose(self, image, one_of_many: bool = False) -> tuple:
-        """(Upscaler, ways to cut the image), and says what is worth knowing about it."""
-        args, name = self.args, f"{image.path}: "
-        if image.sizes is None and args.through_plane is None:
-            return self.one, [None]
-        plane, about = image.plane(args.axis) if image.sizes else ("", "")
-        if args.through_plane is None:
-            if about:
-                note(name + about)
-            if not args.simulate:
-                hint(image, plane, self.one, one_of_many or args.json)
-            return self.one, [(plane, False)]
-        shipped = [self.one.network.scale[0]] if self.one else through_factors()
-        wanted = args.through_plane or (shipped[0] if self.one else 0)
-        factor, about = images.through_factor(image, plane, wanted, shipped)
-        note(name + about)
-        one = self.one or self.load(WEIGHTS / f"through-x{factor}.pt")
-        return one, image.ways_through(plane)
-
-
-def hint(image, plane: str, one: Upscaler, quiet: bool) -> None:
-    """Say so where another factor may be what is wanted; quiet: a warning is only recorded."""
-    scale = one.network.scale[0]
-    distance, pixel = image.thickness(plane)
-    if distance >= images.THICK * pixel:
-        note(f"{image.path}: its slices are {distance:.3g} mm apart, their pixels {pixel:.3g} mm; "
-             "--through-plane makes more slices instead")  # fmt: skip
-    if one.path.parent == WEIGHTS and pixel / scale < FINEST[scale]:
-        smaller = "; a smaller --scale may be what you want" * (scale > 2)
-        warn(f"{image.path}: pixels of {pixel:.3g} mm become {pixel / scale:.2g} mm, finer than "
-             f"anything measured: what is added is a guess{smaller}", not quiet)  # fmt: skip
+    signs, (h, w) = [], lr.shape[-2:]
+    if min(h, w) < 24:
+        signs.append(f"only {w}x{h} pixels")
+    levels = len(np.unique((lr * 255).round()))
+    if levels < 24:
+        signs.append(f"only {levels} grey levels")
+    if float(found[0, NOISE]) > math.log10(1 + 140) / 2:
+        signs.append("noise beyond 14 %")
+    return ", ".join(signs)

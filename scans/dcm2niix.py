@@ -59,8 +59,13 @@ class Result(NamedTuple):
     first: int
     series: tuple  # number and UID
     label: str  # as e2_phase
-    patient: str
-    about: str  # modality and description
+    tags: dict  # what its sidecar says
+
+    @property
+    def about(self) -> str:
+        """Modality and description."""
+        names = ("Modality", "SeriesDescription")
+        return " ".join(str(self.tags.get(name) or "") for name in names).strip()
 
 
 def convert(folder: Path, files, *options) -> tuple[list[Result], dict[int, Picture], list[str]]:
@@ -146,21 +151,19 @@ def results_in(folder: Path, pictures: dict, said: list) -> list[Result]:
         if copy := re.search("_(Eq|Tilt)", name):
             said.append(f"its slices do not fill a box: dcm2niix made {copy[0]}")
             continue
-        first, parts, header = int(match[1]), match[2].split("_"), {}
+        first, parts, tags = int(match[1]), match[2].split("_"), {}
         with suppress(OSError, ValueError):
             text = (folder / f"{name}.json").read_text("utf-8", "replace")
             with suppress(UnicodeError):  # it takes all text for Latin-1; some is UTF-8
                 text = text.encode("latin-1").decode()
-            header = json.loads(text, strict=False)
+            tags = json.loads(text, strict=False)
         kinds = [LABELS[part] for part in parts if part in LABELS]
-        if re.search(r"FIELD[\W_]*MAP|\bB0", str(header.get("ImageType"))):
+        if re.search(r"FIELD[\W_]*MAP|\bB0", str(tags.get("ImageType"))):
             kinds = kinds or ["fieldmap"]
-        names = ("PatientID", "Modality", "SeriesDescription")
-        patient, *about = (str(header.get(name) or "") for name in names)
-        about, series = " ".join(about).strip(), pictures[first].like[:2]
+        series = pictures[first].like[:2]
         echo = next((part for part in parts if re.fullmatch(r"e\d[\d.]*", part)), "")
         echoes[series].add(echo)
-        found.append((Result(name, first, series, "_".join(kinds), patient, about), echo))
+        found.append((Result(name, first, series, "_".join(kinds), tags), echo))
     for i, (result, echo) in enumerate(found):
         echo = echo if len(echoes[result.series]) > 1 else ""
         found[i] = result._replace(label=f"{echo}_{result.label}".strip("_"))

@@ -7,17 +7,18 @@ import re
 import tempfile
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from scans import volumes
 from scans.dcm2niix import INDEX, PACKED, Picture, Result, convert, start_of, unreadable
-from scans.volumes import Volume
+from scans.files import natural
+from scans.scan import Scan
 from utils import DataError, as_data_error, warn
 
 PIECES = 6  # more volumes of one series are slices that dcm2niix could not put together
 FOLDER = {"prefix": "dicom-", "ignore_cleanup_errors": True}
-NO_ID = re.compile(r"\W*(anon\w*|unknown|none|patient|0*)\W*", re.IGNORECASE)
 # The position of each frame in the bytes of a header: a PlanePositionSequence and its first item.
 POSITION = re.compile(
     rb"\x20\0\x13\x91.{4,8}\xfe\xff\0\xe0.{4}\x20\0\x32\0(?:DS..|..\0\0)([-+.\deE \\]+)", re.DOTALL
@@ -32,24 +33,23 @@ HARMLESS = re.compile(
 PLACES = re.compile(r"distance varies|Missing images\?|made _Eq|status 1$|order is not spatial")
 
 
-def read_scan(path, files=(), *, series: str = "", kind: str = "", force: bool = False) -> Volume:
-    """Read a scan of any format. Raises DataError for what cannot be read, or only with force.
+class Series(NamedTuple):
+    """A series among DICOM files. number: as `read_dicom` takes it; about: what it shows, to be
+    read; tags: what dcm2niix says of it, under the names that sidecars have."""
 
-    files: those of a DICOM series; without them `path` is one file. series: as `dicom_series` names
-    it, where files hold several. kind: as `kind_of` says, if it is known.
-    """
-    if files or (kind or volumes.kind_of(path)) == "dicom":
-        return read_dicom(path, files or (path,), series, force)
-    return volumes.read_volume(path, force)
+    number: str
+    about: str
+    patient: str
+    files: tuple
+    tags: dict
 
 
-def dicom_series(files) -> list[tuple[str, str, str, tuple]]:
-    """The series among the DICOM files of a folder: [(number, description, patient, files)].
+def dicom_series(files) -> list[Series]:
+    """The series among the DICOM files of a folder. No pixels are read.
 
     Pictures of one series that differ in size or direction (a localizer) count as several, and so
-    do echoes, magnitude, phase and field maps: their numbers end in `_e2`, `_phase` ... `read_scan`
-    takes the number to choose among the files. Files without a picture (reports, DICOMDIR) are left
-    out; what cannot be read is a series of its own. No pixels are read.
+    do echoes, magnitude, phase and field maps: their numbers end in `_e2`, `_phase` ... Files
+    without a picture (reports, DICOMDIR) are left out; what cannot be read is a series of its own.
     """
     plain, left = [], defaultdict(list)
     for file in files:
@@ -70,19 +70,19 @@ def dicom_series(files) -> list[tuple[str, str, str, tuple]]:
             members = dict.fromkeys([result.first, *others])
             taken.update(members)
             about = ", ".join(filter(None, (result.about, label, f"{len(members)} file(s)")))
-            patient = "" if NO_ID.fullmatch(result.patient) else result.patient
-            found.append((series[0], label, about, patient, [plain[i] for i in members]))
+            found.append((series[0], label, about, [plain[i] for i in members], result.tags))
     for i, file in enumerate(plain):
         picture = pictures.get(i)
         if i not in taken and (not picture or min(picture.like[2]) > 1):
             left[picture.like[:2] if picture else (0, "")].append(file)
-    found += [(number, "", "cannot be read", "", some) for (number, _), some in left.items()]
+    found += [(number, "", "cannot be read", some, {}) for (number, _), some in left.items()]
     named, seen = [], Counter()
-    for number, label, about, patient, members in found:
+    for number, label, about, members, tags in found:
         seen[number, label] += 1
         again = f"-{seen[number, label]}" if seen[number, label] > 1 else ""
-        named.append((f"{number}{again}_{label}".strip("_"), about, patient, tuple(members)))
-    return sorted(named, key=lambda series: volumes.natural(series[0]))
+        name, patient = f"{number}{again}_{label}".strip("_"), str(tags.get("PatientID") or "")
+        named.append(Series(name, about, patient, tuple(members), tags))
+    return sorted(named, key=lambda series: natural(series.number))
 
 
 def members_of(result: Result, results, pictures: dict, said: list) -> dict[int, Picture]:
@@ -103,8 +103,12 @@ def members_of(result: Result, results, pictures: dict, said: list) -> dict[int,
 # --- volumes --------------------------------------------------------------------------------------
 
 
-def read_dicom(path, files, series: str = "", force: bool = False) -> Volume:
-    """The volume of a DICOM series: (X, Y, Z), with force (X, Y, Z, T). Raises as `read_scan`."""
+def read_dicom(path, files, series: str = "", force: bool = False) -> Scan:
+    """The scan of a DICOM series: (X, Y, Z), with force (X, Y, Z, T).
+
+    series: its number, where the files hold several. Raises DataError for what cannot be read, or
+    only with force.
+    """
     import nibabel as nib
 
     for file in files:
@@ -142,7 +146,7 @@ def read_dicom(path, files, series: str = "", force: bool = False) -> Volume:
     header["descrip"] = result.about.encode("ascii", "replace")[:79]
     slope, inter = float(image.dataobj.slope), float(image.dataobj.inter)
     stored = stored if times > 1 else stored[..., 0]
-    return Volume(Path(path), stored, slope, inter, affine, header)
+    return Scan(Path(path), stored, slope, inter, affine, header)
 
 
 def chosen(path, results, series: str, said: list, force: bool) -> Result:

@@ -2,11 +2,11 @@
 
 import warnings
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from scans.scan import Scan
 from utils import DataError, as_data_error, atomic_write, warn
 
 MAX_PIXELS = 2**25  # a picture or slice beyond this is refused before its pixels are read
@@ -21,6 +21,7 @@ ADVICE = {
     b"BZh": "is packed by bzip2; unpack it first (bunzip2), or pack it with gzip",
     b"\xfd7zXZ": "is packed by xz; unpack it first (unxz), or pack it with gzip",
     b"%PDF": "is a PDF document; save the picture in it as PNG first",
+    b"GIF8": "is a GIF picture; save it as PNG first",
     b"RIFF": "is a WebP picture or a film; save it as PNG first",
     b"NRRD": "is an NRRD volume; convert it to NIfTI first (3D Slicer)",
     b"ObjectType": "is a MetaImage volume; convert it to NIfTI first (3D Slicer)",
@@ -36,46 +37,28 @@ def not_readable(path, head: bytes, otherwise: str) -> DataError:
     """The error for a file of another format, with advice where its first bytes are known."""
     if head[257:262] == b"ustar":
         return DataError(f"{path}: is a tar archive; unpack it first")
+    if head[4:8] == b"ftyp":
+        return DataError(f"{path}: is a HEIC or AVIF picture, or a film; save it as PNG first")
     words = next((text for start, text in ADVICE.items() if head.startswith(start)), otherwise)
     return DataError(f"{path}: {words}")
 
 
-@dataclass
-class Picture:
-    """A grey picture, float32 (H, W); `low` and `high` are the file's values of 0 and 1.
+def read_picture(path, force: bool = False) -> Scan:
+    """Read a png, jpeg, tiff or bmp as a grey picture, upright as its EXIF data says.
 
-    dtype: how the file stored its values (`uint8`, `uint16`, `float32` ...).
-    """
-
-    pixels: np.ndarray
-    low: float
-    high: float
-    dtype: str
-
-
-def read_picture(path, force: bool = False) -> Picture:
-    """Read a png, jpeg, tiff or bmp as grey, scaled to [0, 1], upright as its EXIF data says.
-
-    8-bit values are divided by 255. 16-bit and float files are scaled by their own range, as their
-    largest value says little about brightness. Transparent pixels are black. Colours become their
-    luminance, a picture full of them only with force. Raises DataError for what cannot be read.
+    Of 8 bits 0 is black and 255 white; of other types the values say it, as those of a scan do.
+    Transparent pixels are black. Colours become their luminance, a picture full of them only with
+    force. Raises DataError for what cannot be read.
     """
     path = Path(path)
     with as_data_error(path):
         values = picture_values(path)
         if values.ndim == 3:
             values = grey_values(values, path, force)
-        pixels = values.astype(np.float32)
-        if values.dtype == np.uint8:
-            pixels /= 255
-            return Picture(pixels, 0.0, 255.0, "uint8")
-        if not np.isfinite(pixels).all():
+        if not np.isfinite(values).all():
             raise DataError(f"{path}: has NaN or infinite pixels; replace them first")
-        low, high = min(float(pixels.min()), 0.0), float(pixels.max())
-        high = high if high > low else low + 1
-        pixels -= low
-        pixels /= high - low
-        return Picture(pixels, low, high, values.dtype.name)
+        levels = (0.0, 255.0) if values.dtype == np.uint8 else None
+        return Scan(path, np.ascontiguousarray(values), levels=levels)
 
 
 def picture_values(path: Path) -> np.ndarray:
@@ -84,7 +67,7 @@ def picture_values(path: Path) -> np.ndarray:
 
     with open(path, "rb") as stream:  # of a path, Pillow makes a map, and turns some TIFFs wrongly
         try:
-            image = Image.open(stream, formats=("PNG", "JPEG", "TIFF", "BMP", "GIF"))
+            image = Image.open(stream, formats=("PNG", "JPEG", "TIFF", "BMP"))
         except (UnidentifiedImageError, Image.DecompressionBombError):
             stream.seek(0)
             head = stream.read(352)
@@ -94,7 +77,8 @@ def picture_values(path: Path) -> np.ndarray:
             raise not_readable(path, head, words) from None
         if image.width * image.height > MAX_PIXELS:
             raise DataError(f"{path}: {image.width}x{image.height} pixels is too large")
-        if getattr(image, "n_frames", 1) > 1:
+        # Phones put a second, smaller picture behind the first of a JPEG.
+        if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
             raise DataError(f"{path}: holds {image.n_frames} frames; save one slice a file")
         tags = image.tag_v2 if image.format == "TIFF" else {}
         bits, signed = tags.get(258, [8])[0], tags.get(339, [1])[0] == 2
@@ -205,17 +189,8 @@ def grey_values(values: np.ndarray, path: Path, force: bool) -> np.ndarray:
     return grey
 
 
-def to_stored(picture: Picture, sr: np.ndarray) -> np.ndarray:
-    """SR pixels in the units and with the type of the picture, of float32 at the most."""
-    values = sr * np.float32(picture.high - picture.low) + np.float32(picture.low)
-    if picture.low >= 0:  # undershoot beside edges
-        np.maximum(values, 0, out=values)
-    kind = np.dtype(np.float32 if picture.dtype.startswith("float") else picture.dtype)
-    return fit_type(values, kind)
-
-
 def write_picture(path, values: np.ndarray, words: str = "") -> Path:
-    """Write a picture (H, W) as `to_stored` makes it.
+    """Write a picture (H, W) in the type of its values.
 
     path: without an ending. 8 and 16 bits become PNG, other types TIFF. words: stand in the file as
     its description. Returns the path of the file, which appears only when it is whole.
@@ -237,16 +212,3 @@ def write_picture(path, values: np.ndarray, words: str = "") -> Path:
             tifffile.imwrite(file, values, photometric="minisblack", metadata=None,
                              description=words or None)  # fmt: skip
     return path
-
-
-def fit_type(values: np.ndarray, dtype) -> np.ndarray:
-    """Float values as this type: integers are rounded, and cut off at the ends of their range."""
-    dtype = np.dtype(dtype)
-    if dtype.kind not in "iu":
-        return values.astype(dtype, copy=False)
-    values = values.astype(np.float64 if dtype.itemsize > 2 else np.float32)
-    np.rint(values, out=values)
-    limits = np.iinfo(dtype)
-    most = float(limits.max)
-    most = np.nextafter(most, 0) if most > limits.max else most  # 2^63 is one too many
-    return np.clip(values, limits.min, most, out=values).astype(dtype)

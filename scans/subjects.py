@@ -1,31 +1,19 @@
-"""Whose scan a file is, decided from the names of all files together; and the split by subject."""
+"""Whose scan a file is: by ids of known kinds, folders of persons, person words, or a table.
+
+Where these do not tell, the program asks: a wrong guess puts one person on both sides of a split.
+"""
 
 import csv
-import os
 import re
-from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
+from scans.files import natural, stem, suffix
+from utils import DataError, as_data_error
 
-from scans.dicom import dicom_series
-from scans.volumes import (
-    PICTURES,
-    RESULTS,
-    UNREAD,
-    VOLUMES,
-    is_result,
-    kind_of,
-    natural,
-    stem,
-    suffix,
-)
-from utils import DataError, as_data_error, reason, warn
-
-SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
-SPLITS |= dict.fromkeys(("val", "valid", "validation"), "val")
+TABLE_SUBJECT = ("subject", "subject_id", "subject id", "participant_id", "ptid", "patient")
 
 # --- names ----------------------------------------------------------------------------------------
 
@@ -45,11 +33,13 @@ PERSON = re.compile(
     r"[-_ .#]*\d+[a-z]?)(?![A-Za-z0-9])",
     re.I,
 )
+SLICE = re.compile(r"(?<![A-Za-z0-9])(?:slice|slc|sl|img|im|image|frame|fr|z)[-_ .#]*\d+", re.I)
 # Words that say which picture it is, not whose: with a number of their own, and without.
 NUMBERED = (
     "slice|slc|sl|img|im|image|frame|fr|scan|visit|vis|ses|sess|session|run|rep|echo|te|tr|ti|pos"
-    "|series|ser|study|stud|acq|acquisition|time|timepoint|tp|month|year|week|day|mr"
-    "|mpr|vol|volume|file|pic|picture|photo|page|view|stack|layer|level|index|idx|export|crop|aug"
+    "|series|ser|study|stud|acq|acquisition|time|timepoint|tp|month|year|week|day|mr|mpr|vol"
+    "|volume|file|pic|picture|photo|page|view|stack|layer|level|index|idx|export|crop|aug|site"
+    "|center|centre|batch|group|class|fold|cohort|stage|grade|disc|disk|set|dataset|part"
 )
 PLAIN = (
     r"t1|t1w|t1ce|t1c|t1n|t1gd|t2|t2w|t2f|t2star|pd|pdw|flair|swi|mra|adc|dwi|dti|bold|mprage|mp2rage"
@@ -61,56 +51,18 @@ PLAIN = (
     r"|volumes|pictures|defaced|desc|preproc|acpc|dc|restore|masked|conformed|imagests|imagestr"
     r"|(?:19|20)\d{6}|(?:19|20)\d\d-\d\d-\d\d(?:_\d\d_\d\d_\d\d)?"
 )
-SLICE = re.compile(r"(?<![A-Za-z0-9])(?:slice|slc|sl|img|im|image|frame|fr|z)[-_ .#]*\d+", re.I)
 WORDS = rf"(?:{NUMBERED})(?:[-_ .#]*\d+)?|[zmywdve]\d{{1,3}}|{PLAIN}"
-WORDS = rf"(?<![A-Za-z0-9])(?:{WORDS})(?![A-Za-z0-9])"
-DESCRIPTION = re.compile(WORDS, re.I)
-PLACES = "site|center|centre|batch|group|class|fold|cohort|stage|grade|disc|disk|set|dataset|part"
-FOLDER_DESCRIPTION = re.compile(
-    rf"{WORDS}|(?<![A-Za-z0-9])(?:{PLACES})[-_ .]*\d*(?![A-Za-z0-9])", re.I
+SCAN_WORDS = re.compile(rf"(?<![A-Za-z0-9])(?:{WORDS})(?![A-Za-z0-9])", re.I)
+# What may follow an id without making it another person's: a word, a letter, a date, a number.
+TRAILING = re.compile(r"|[-_ .#].{1,20}|[A-Za-z]+\d?")
+# What anonymisers write into PatientID.
+NOBODY = re.compile(
+    r"\W*(?:anon\w*|unknown|undefined|none|null|n/?a|no[-_ ]?(?:id|name)|patient|subject|test|blank"
+    r"|removed|de-?identified|deleted|redacted|hidden|masked|confidential|([a-z])\1+|0*)\W*",
+    re.I,
 )
-# Files that are no scans to learn from, by a word of a folder, of a name or of a DICOM series.
-LEFT_OUT = {
-    "masks or segmentations": r"[a-z]*masks?|[a-z]*seg[a-z]*|labels?(?:tr|ts)?|wmparc|ribbon",
-    "derivatives": r"derivatives",
-    "BOLD series": r"bold|sbref|func|fmri|rs-?fmri",
-    "field or phase maps": r"fmap|field-?maps?|phase|phasediff",
-    "diffusion series": r"dwi|dti|diffusion|diff|adc|tracew?|fa(?!\d)",
-}
-LEFT_OUT = {
-    kind: re.compile(rf"(?<![A-Za-z])(?:{words})\d*(?![A-Za-z])", re.I)
-    for kind, words in LEFT_OUT.items()
-}
-LESION = re.compile(r"(?<![A-Za-z])(?:lesions?|rois?)(?![A-Za-z])", re.I)  # a folder: a class
-TABLE_SUBJECT = ("subject", "subject_id", "subject id", "participant_id", "ptid", "patient")
-
 
 has_digit = re.compile(r"\d").search
-
-
-@lru_cache(maxsize=2**16)
-def own_words(text: str, picture: bool, words=DESCRIPTION) -> str:
-    """What is left of a name without sequence, plane, visit, session, run, echo, slice: an id.
-
-    A picture's last number counts as that of its slice. '' where nothing is left.
-    """
-    if picture and re.search(r"\(\d+\)\s*$", text):  # as Windows numbers files: says nothing
-        return ""
-    if picture and re.fullmatch(r"[0-9a-f-]{20,}", text, re.I):  # a random name
-        return text
-    first, *rest = (piece.strip("-_ .#()") for piece in words.sub("|", text).split("|"))
-    rest = [piece for piece in rest if piece]
-    numbered = picture and bool(SLICE.search(text))
-    if first:
-        numbered = numbered or bool(rest and re.search(r"\d$", rest[-1]))
-        return first if numbered or not picture else unnumbered(first)
-    rest = "_".join(rest)
-    return rest if not picture or (numbered and not rest.isdigit()) else unnumbered(rest)
-
-
-def unnumbered(text: str) -> str:
-    """The text without the number at its end: `218391_78` as 218391, `mildDem12` as mildDem."""
-    return re.sub(r"[-_ .#]*\d+$", "", text)
 
 
 @dataclass(frozen=True)
@@ -124,252 +76,151 @@ class Name:
     patient: str = ""
 
 
-def certain(name: Name) -> str:
+@lru_cache(maxsize=2**16)
+def strip_scan_words(text: str) -> tuple[str, ...]:
+    """The pieces of a name that are left without words for sequence, plane, visit, site, slice."""
+    pieces = (piece.strip("-_ .#()") for piece in SCAN_WORDS.sub("|", text).split("|"))
+    return tuple(piece for piece in pieces if piece)
+
+
+def unnumbered(text: str) -> str:
+    """The text without the number at its end, if that stands apart: `218391_78` as 218391."""
+    return re.sub(r"[-_ .#]+\d+$", "", text)
+
+
+def known_id(name: Name) -> str:
     """The id of a person that the path or the DICOM file says for certain; '' if there is none."""
     for part in (name.name, *reversed(name.folders)):
         known = KNOWN.search(part)
         if known:
             return known.group(1)
     path = re.search(r"(?<![^/])(PPMI|AIBL)/(\d+)(?=/|$)", "/".join(name.folders), re.I)
-    return "_".join(path.groups()) if path else name.patient
+    return "_".join(path.groups()) if path else ""
 
 
-def folder_keys(names: list[Name]) -> list[str]:
-    """For each file the folder that seems to be a person's; '' where there is none.
+def id_in_name(name: Name) -> str:
+    """The id in a file's name: a piece with a digit. A picture needs the number of its slice too.
 
-    The uppermost one with a number, or else the lowest one whose name is not found again in other
-    folders (p1/left, p2/left). Folders that all files share, and those for sequence, visit or site,
-    do not count.
+    '' where that is missing, and for numbers that may be of a run or a series.
     """
-    tops = [n.folders for n in names]
-    first, last = min(tops), max(tops)  # whatever these two share, all do
-    same = [a == b for a, b in zip(first, last)]
-    shared = (*same, False).index(False) if first != last else 0
-    keys = [
-        [key for f in folders[shared:] if (key := own_words(f, False, FOLDER_DESCRIPTION))]
-        for folders in tops
-    ]
-    parents = defaultdict(set)
-    for path in keys:
-        for i, key in enumerate(path):
-            parents[key].add(tuple(path[:i]))
-    chosen = []
-    for path in keys:
-        numbered = [key for key in path if has_digit(key)]
-        alone = [key for key in path if len(parents[key]) == 1]
-        chosen.append((numbered or alone[::-1] or path or [""])[0])
-    return chosen
+    pieces = list(strip_scan_words(name.name))
+    if name.picture and not SLICE.search(name.name):
+        last = pieces.pop() if pieces else ""
+        if not last.isdigit() and unnumbered(last) == last:
+            return ""
+        pieces += [unnumbered(last)] * (not last.isdigit())
+    found = next(filter(has_digit, pieces), "")
+    number = len(found) < 3 and found != name.name  # of a run or a series
+    if name.picture:
+        number = bool(SLICE.match(name.name))  # IM-0001-0023: of series and slice
+    return "" if found.isdigit() and number else found
 
 
-def whose(names: list[Name]) -> tuple[list[str], str]:
-    """The subject of each file, and '' or why the names do not tell.
-
-    In this order: ids that are certain, words such as `patient12` in a folder, then in the name,
-    and last what varies between folders and names.
-    """
-    subjects = [certain(name) for name in names]
-    unsure = [i for i, subject in enumerate(subjects) if not subject]
-    keys, inside = folder_keys(names), defaultdict(set)
-    generic = []
-    for i in unsure:
-        folder = next((p for f in names[i].folders if (p := PERSON.search(f))), None)
-        name = PERSON.search(names[i].name)
-        if folder and name:
-            inside[folder.group(1)].add(re.sub(r"\D", "", name.group(1)).lstrip("0"))
-        if folder or name:
-            subjects[i] = (folder or name).group(1)
-        else:
-            generic.append(i)
-    words = {i: own_words(names[i].name, names[i].picture) for i in generic}
-    places = defaultdict(set)
-    for i in generic:
-        places[words[i]].add(keys[i])
-    again = [len(folders) > 1 for word, folders in places.items() if word]
-    repeated = sum(again) > 0.5 * len(again)  # the same names in every folder say nothing
-    for i in generic:
-        word, folder = words[i], keys[i]
-        by_name = word and not repeated and (has_digit(word) or not has_digit(folder))
-        subjects[i] = word if by_name else folder
-        if by_name and has_digit(folder):
-            inside[folder].add(word)
-    subjects = same_spelling(subjects)
-    return subjects, doubt_about(subjects, names, unsure, generic, inside)
-
-
-def doubt_about(subjects, names, unsure, generic, inside) -> str:
-    """'' or why the subjects may be wrong.
-
-    unsure: files whose id is not certain; generic: those of them that no word such as `patient12`
-    tells; inside: {a person's folder: the subjects of the names in it}.
-    """
-    vague, numbers = set(), defaultdict(set)
-    for i in generic:
-        subject = subjects[i]
-        if not has_digit(subject) or (names[i].picture and len(subject) == 1):
-            vague.add(subject)
-        pair = re.fullmatch(r"(.*\d.*?)[-_ .]\d{1,2}", subject)
-        if pair:
-            numbers[pair.group(1)].add(subject)
-    pictures = [subjects[i] for i in unsure if names[i].picture]
-    if any(not subjects[i] for i in generic):
-        return "the names do not say it"
-    if any(len(found) > 1 for found in inside.values()):
-        return "files of one folder seem to be of several people"
-    if 0 < len(vague) < 10 and 2 * sum(subjects[i] in vague for i in generic) >= len(generic):
-        return "the names may say the class"
-    if len(numbers) > 1 and max(map(len, numbers.values())) > 1:
-        return "the last numbers may be of people or of visits"
-    if len(unsure) > 1 and len(set(subjects)) == 1:
-        return "all seem to be of one person"
-    if len(pictures) > 1 and len(set(pictures)) > 0.8 * len(pictures):
-        return "there would be as many people as pictures"
+def id_in_folders(folders: tuple) -> str:
+    """The id in the uppermost folder's name that may be a person's; '' if there is none."""
+    for folder in folders:
+        found = next(filter(has_digit, strip_scan_words(folder)), "")
+        if found and not re.fullmatch(r"(19|20)\d\d|[A-Za-z]+[-_ ]\d|.*\d[.]\d.*", found):
+            return found
     return ""
 
 
+def infer_subjects(names: list[Name]) -> tuple[list[str], str]:
+    """The subject of each file, and '' or why the names do not tell.
+
+    In this order: ids of known kinds, the PatientID of DICOM files, a word such as `patient12` in a
+    folder or in the name, the folder of a person, and last an id in the name.
+    """
+    subjects = [known_id(name) for name in names]
+    first, last = (pick(name.folders for name in names) for pick in (min, max))
+    shared = next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), len(first))
+    unsure, found = [], []
+    for i, name in enumerate(names):
+        if subjects[i]:
+            continue
+        if name.patient and not NOBODY.fullmatch(name.patient):
+            subjects[i] = name.patient
+            continue
+        own, word = name.folders[shared:], PERSON.search(name.name)
+        folder = next((p.group(1) for f in own if (p := PERSON.search(f))), "")
+        in_name = word.group(1) if word else "" if folder else id_in_name(name)
+        folder = folder or ("" if word else id_in_folders(own))
+        if folder and not name.picture and re.fullmatch(r"\d{1,3}", in_name):  # 001.mgz: a run
+            in_name = ""
+        subjects[i] = folder or in_name
+        unsure.append(i)
+        found.append((folder, in_name))
+    subjects = same_spelling(subjects)
+    return subjects, ambiguity(subjects, names, unsure, found)
+
+
+def names_contradict_folders(found: list[tuple[str, str]], pictures: bool) -> bool:
+    """Whether files of one folder seem to be of several people, or one person's in several folders.
+
+    found: of each file the id of a person's folder and the id in its name, or ''. The name of a
+    volume that is in half of the folders or more says which scan it is, if there are not more of
+    such than folders. pictures: whether there are any.
+    """
+    places, inside = defaultdict(set), defaultdict(set)
+    for folder, in_name in found:
+        if in_name:
+            places[in_name].add(folder)
+    folders = {folder for folder, _ in found if folder}
+    several = {in_name: there for in_name, there in places.items() if len(there) > 1}
+    for folder, in_name in found:
+        if folder and in_name and in_name not in several:
+            inside[folder].add(in_name)
+    return (
+        len(several) > (0 if pictures else len(folders))
+        or any("" in there or 2 * len(there) < len(folders) for there in several.values())
+        or any(len(ids) > 1 for ids in inside.values())
+    )
+
+
+def ambiguity(subjects: list[str], names: list[Name], unsure: list[int], found: list) -> str:
+    """'' or why the subjects may be wrong.
+
+    unsure: files without an id of a known kind and without a PatientID; found: of each of them the
+    id of a person's folder and the one in its name.
+    """
+    mine = [subjects[i] for i in unsure]
+    pictures = [subjects[i] for i in unsure if names[i].picture]
+    if not all(mine):
+        return "the names do not say it"
+    if names_contradict_folders(found, bool(pictures)):
+        return "names and folders seem to be of different people"
+    if mine and max(map(len, mine)) == 1:
+        return "the names may say the class"
+    if len(mine) > 1 and len(set(subjects)) == 1:
+        return "all seem to be of one person"
+    if len(pictures) > 1 and len(set(pictures)) > 0.8 * len(pictures):
+        return "there would be as many people as pictures"
+    alike = defaultdict(list)
+    for subject in sorted({s for s in subjects if not KNOWN.fullmatch(s)}, key=natural):
+        root = re.match(r"\D*\d+", subject)
+        if root and TRAILING.fullmatch(subject[root.end() :]):
+            alike[root.group().casefold()].append(subject)
+    several = next((ids for ids in alike.values() if len(ids) > 1), None)
+    return f"{several[0]!r} and {several[1]!r} may be one person" if several else ""
+
+
 def same_spelling(subjects: list[str]) -> list[str]:
-    """One spelling for `Sub-01`, `sub-01` and `sub_01`."""
+    """One spelling for `Sub-01`, `sub_01` and `01`; for `sub-OAS30001` and `OAS30001`."""
     first = {}
-    plain = (re.sub(r"(?<=[A-Za-z])[-_ .#]+(?=\d)", "", s).casefold() for s in subjects)
+    plain = (re.sub(r"^sub(?:-|[_ .#]*(?=\d))", "", s.casefold()) for s in subjects)
+    plain = (re.sub(r"(?<=[a-z])[-_ .#]+(?=\d)", "", s) for s in plain)
     return [first.setdefault(key, s) for key, s in zip(plain, subjects)]
 
 
-# --- files ----------------------------------------------------------------------------------------
+def person_key(text: str) -> str:
+    """An id as it is compared between data sets: OAS1_0001_MR1 is oas1_0001, sub-01 and IXI001 are
+    1. IXI's table has plain numbers, OASIS-1's the visit."""
+    known = KNOWN.search(text)
+    text = (known.group(1) if known else text).casefold().removeprefix("sub-")
+    return text.removeprefix("ixi").lstrip("0") if text.removeprefix("ixi").isdigit() else text
 
 
-@dataclass(frozen=True)
-class Scan:
-    """A file to read slices from. group is the class folder (AD, NC …), split train, val, test or
-    ''. left_out says why it is not for training (`masks or segmentations`, `BOLD series` …), or ''.
-
-    For a DICOM series path is its folder, or its only file; series is its number.
-    """
-
-    path: Path
-    subject: str
-    group: str
-    split: str
-    files: tuple = ()
-    series: str = ""
-    about: str = ""
-    left_out: str = ""
-
-
-def find_scans(root) -> list[Scan]:
-    """All pictures, volumes and DICOM series below a folder, in natural order. DataError: none."""
-    return subjects_of(*files_below(Path(root)))[0]
-
-
-def files_below(root: Path) -> tuple[list[Scan], list[Name]]:
-    """The scans below a folder, as yet without subjects, and what their subjects are told by."""
-    if not root.is_dir():
-        words = "is a file; --data takes the folder of a data set"
-        raise DataError(f"{root}: {words if root.exists() else 'no such folder'}")
-    scans, names, seen, unread = [], [], set(), Counter()
-
-    def leave_out(error):
-        warn(f"left out: {error.filename}: {reason(error)}")
-
-    for folder, folders, files in os.walk(root, followlinks=True, onerror=leave_out):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link to a folder that was read already
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted((f for f in folders if f[0] != "."), key=natural)
-        parts = Path(folder).relative_to(root).parts
-        split = next((SPLITS[p.lower()] for p in parts if p.lower() in SPLITS), "")
-        inner = tuple(p for p in parts if p.lower() not in SPLITS)
-        dicom = []
-        for name in sorted((name for name in files if name[0] != "."), key=natural):
-            path = Path(folder, name)
-            usual = suffix(path) in PICTURES + VOLUMES
-            kind = "" if usual else kind_of(path)
-            if kind == "dicom":
-                dicom.append(path)
-            elif usual or (kind == "volume" and suffix(path) != ".hdr"):
-                why = RESULTS if is_result(path) else why_left_out(inner, stem(path))
-                scans.append(Scan(path, "", "", split, left_out=why))
-                names.append(Name(inner, stem(path), suffix(path) in PICTURES))
-            elif suffix(path) in UNREAD:
-                unread[suffix(path)] += 1
-        for number, about, patient, members in dicom_series(dicom) if dicom else ():
-            path = Path(folder) if len(members) > 1 else members[0]
-            why = why_left_out(inner, f"{about} {number}")
-            scans.append(Scan(path, "", "", split, members, number, about, why))
-            names.append(Name(inner, stem(path) if len(members) == 1 else "", False, patient))
-    for end, n in unread.items():
-        warn(f"{root}: left out: {n} {end}: unpack archives, save others as PNG or NIfTI")
-    if not scans:
-        raise DataError(f"{root}: holds no slices (png, jpeg, tiff) and no volumes (nii, mgz, dcm)")
-    return scans, names
-
-
-def why_left_out(folders: tuple, name: str) -> str:
-    """Why a file is not for training, judged by its names; '' if it is."""
-    for kind, words in LEFT_OUT.items():
-        if words.search(name) or any(words.fullmatch(folder) for folder in folders):
-            return kind
-    return "masks or segmentations" if LESION.search(name) else ""
-
-
-def subjects_of(scans: list[Scan], names: list[Name]) -> tuple[list[Scan], str]:
-    """The scans with subject and class, and '' or why the names do not tell the subjects."""
-    subjects, doubt = whose(names)
-    found = []
-    for scan, name, subject in zip(scans, names, subjects):
-        # A class is the first folder below train or test, if it is not a person's.
-        group = name.folders[0] if scan.split and name.folders else ""
-        says_class = own_words(group, False, FOLDER_DESCRIPTION) not in ("", subject)
-        if not says_class or KNOWN.search(group) or PERSON.search(group):
-            group = ""
-        found.append(replace(scan, subject=subject or "?", group=group))
-    return found, doubt
-
-
-def training_scans(root, subjects=None, each_file=False, say=warn) -> tuple[list[Scan], str]:
-    """The scans to train on, with their subjects, and '' or why these are in doubt.
-
-    Masks, derivatives, BOLD, diffusion and results are left out, which is said. subjects: a table
-    of file or scan id and subject. each_file: every file is a subject. say: called with warnings.
-    """
-    root = Path(root)
-    scans, names = files_below(root)
-    left = Counter(scan.left_out for scan in scans if scan.left_out)
-    if left:
-        example = next(scan.path for scan in scans if scan.left_out)
-        words = ", ".join(f"{n} {kind}" for kind, n in left.items())
-        say(f"left out by their names: {words} (such as {example})")
-        kept = [i for i, scan in enumerate(scans) if not scan.left_out]
-        scans, names = [scans[i] for i in kept], [names[i] for i in kept]
-        if not scans:
-            raise DataError(f"{root}: holds nothing else than {words}")
-    scans, doubt = subjects_of(scans, names)
-    chosen = []
-    if subjects:
-        chosen = look_up(subjects, root, scans)
-    elif each_file:
-        for scan in scans:
-            place = scan.path.relative_to(root).as_posix().removesuffix(suffix(scan.path))
-            chosen.append(f"{place} {scan.series}".strip())
-    if chosen:
-        scans, doubt = [replace(s, subject=subject) for s, subject in zip(scans, chosen)], ""
-    else:
-        ids = (s.subject for s, name in zip(scans, names) if name.picture)
-        example = next((s for s in ids if re.fullmatch(r"I?\d{5,7}", s)), "")
-        if example and not doubt:
-            say(
-                f"{root}: each id such as {example} counts as a person; ADNI's are of scans: two "
-                "visits of one person may be split: --subjects FILE says who is who"
-            )
-    if doubt:
-        shown = [s for s in scans if s.subject == "?"] or scans
-        shown = shown[:: max(1, len(shown) // 3)][:3]
-        examples = ", ".join(f"{s.path.relative_to(root)} of {s.subject!r}" for s in shown)
-        doubt = (
-            f"{root}: cannot tell whose slices these are: {doubt} ({examples}); give "
-            "--subjects FILE, a table of file and subject, or confirm with --each-file-a-subject"
-        )
-    return scans, doubt
+# --- a table of who is who ------------------------------------------------------------------------
 
 
 def read_table(path) -> list[list[str]]:
@@ -382,19 +233,26 @@ def read_table(path) -> list[list[str]]:
     return [row for row in rows if any(row)]
 
 
-def look_up(table, root: Path, scans: list[Scan]) -> list[str]:
+def subjects_from_table(table, root: Path, scans: list) -> list[str]:
     """The subject of each scan from a table of file or scan id and subject.
 
     A column is the subject's by its heading (Subject, PTID, participant_id …), or the second one;
     the files or ids are in the first other column. ADNI's lists of images can be given as they are.
-    Raises DataError for scans that the table does not have.
+    Raises DataError for scans that the table does not have, short rows, an id of two subjects.
     """
     rows = read_table(table)
-    if not rows or min(map(len, rows)) < 2:
-        raise DataError(f"{table}: two columns are needed, of file or scan id and of subject")
-    heading = [cell.lower() for cell in rows[0]]
+    heading = [cell.lower() for cell in rows[0]] if rows else []
     column = next((heading.index(c) for c in TABLE_SUBJECT if c in heading), 1)
-    subject_of = {plain_id(row[column == 0]): row[column] for row in rows if row[column]}
+    subject_of = {}
+    for row in rows or [[]]:
+        if len(row) < max(2, column + 1):
+            words = f"; this row has {len(row)}: {', '.join(row)}" if row else ""
+            words = f"two columns are needed, of file or scan id and of subject{words}"
+            raise DataError(f"{table}: {words}")
+        given, subject = row[column == 0], row[column]
+        if given and subject and subject_of.setdefault(plain_id(given), subject) != subject:
+            both = f"{subject_of[plain_id(given)]} and {subject}"
+            raise DataError(f"{table}: gives {given} two subjects, {both}")
     found, missing = [], []
     for scan in scans:
         path = scan.path.relative_to(root)
@@ -414,47 +272,3 @@ def look_up(table, root: Path, scans: list[Scan]) -> list[str]:
 def plain_id(text: str) -> str:
     """For comparing ids: without case, and ADNI's image ids with and without their I."""
     return re.sub(r"^i(?=\d+$)", "", text.casefold())
-
-
-# --- split ----------------------------------------------------------------------------------------
-
-
-def split_subjects(scans: list[Scan], seed: int, validate: float = 0.1, test: float = 0.15) -> dict:
-    """Assign every subject to `train`, `val` or `test`: {subject: split}.
-
-    The data set's own `train`, `val` and `test` folders are kept; what is missing is taken out of
-    the rest by a seeded shuffle of subjects, the same share of each class, at least one subject.
-    Raises DataError if a subject is in two of the folders or there are too few subjects.
-    """
-    where = os.path.commonpath([scan.path for scan in scans]) or "."
-    given, groups = defaultdict(set), defaultdict(dict)
-    for scan in scans:
-        given[scan.subject].add(scan.split)
-        groups[scan.group][scan.subject] = None  # an ordered set: thousands of subjects are quick
-    both = sorted((s for s, splits in given.items() if len(splits) > 1), key=natural)
-    if both:
-        places = [p or "neither" for p in ("train", "val", "test", "") if p in given[both[0]]]
-        raise DataError(
-            f"{where}: {len(both)} subject(s) are in {' and in '.join(places)} too "
-            f"({', '.join(both[:5])}); keep each in one of them"
-        )
-    split = {s: splits.copy().pop() or "train" for s, splits in given.items()}
-    wanted = {"val": validate, "test": test}
-    wanted = {k: share for k, share in wanted.items() if share and k not in split.values()}
-    left = list(split.values()).count("train")
-    if left <= len(wanted) and (wanted or validate):
-        raise DataError(
-            f"{where}: {left} subject(s){'' if 'test' in wanted else ' outside test'} are too few "
-            f"for {' and '.join(('train', *wanted))} (evaluate.py --split all needs no split)"
-        )
-    rng = np.random.default_rng(seed)
-    order = {g: rng.permutation(sorted(s, key=natural)).tolist() for g, s in sorted(groups.items())}
-    for name, share in wanted.items():
-        # Deal subjects class by class, so that every class gives its share.
-        pools = [[s for s in subjects if split[s] == "train"] for subjects in order.values()]
-        take = [round(share * len(pool)) for pool in pools]
-        if not any(take):
-            take[int(np.argmax([len(pool) for pool in pools]))] = 1
-        for pool, n in zip(pools, take):
-            split |= dict.fromkeys(pool[:n], name)
-    return split

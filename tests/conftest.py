@@ -16,7 +16,8 @@ sys.path.insert(0, str(ROOT))  # for `python -m pytest tests` from anywhere
 
 import modules
 import utils
-from inference import checkpoints, tiling
+from degradation import scale_name
+from inference import checkpoints
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -30,7 +31,7 @@ def pytest_xdist_make_scheduler(config, log):
 @pytest.fixture(autouse=True)
 def _in_fp32(monkeypatch):
     """Results are the same on every chip."""
-    monkeypatch.setattr(tiling, "bf16_is_safe", lambda: False)
+    monkeypatch.setattr("inference.upscaler.bf16_works", lambda: False)
 
 
 @contextlib.contextmanager
@@ -113,34 +114,39 @@ def adni(tmp_path_factory) -> Path:
     return root
 
 
-def checkpoint_of(network, arch, scale=(4, 4)) -> dict:
+EVERY_SCALE = ((4, 4), (3, 3), (2, 2), (2, 1), (3, 1), (4, 1))
+
+
+def checkpoint_of(network, arch) -> dict:
     return {
         "model": network.state_dict(),
         "arch": arch,
-        "scale": list(scale),
+        "scales": [list(scale) for scale in network.scales],
         "degradation": "bicubic",
         "trained_on": "nothing, made by a test",
         "metrics": {},
     }
 
 
-def save_weights(path, scale=(4, 4), tail=0.0, **arch) -> Path:
-    """Write a small network; without a tail it is bicubic. An error head is doubled."""
+def save_weights(path, *scales, tail=0.0, **arch) -> Path:
+    """Write a small network for these scales, (4, 4) if there are none; without a tail it is
+    bicubic. The calibration of an error head doubles what it says."""
     arch = {"name": "deep", "channels": 2, "blocks": 0, **arch}
     torch.manual_seed(3)
-    network = modules.build(arch, scale)
-    torch.nn.init.normal_(network.tail.weight, std=tail)
-    about = (
-        {"calibration": {"edges": [-7.0, 0.0], "factors": [2.0, 2.0]}} if "spread" in arch else {}
-    )
-    checkpoints.save_checkpoint(path, checkpoint_of(network, arch, scale) | about)
+    network = modules.build(arch, scales or ((4, 4),))
+    for last in network.tails.values():
+        torch.nn.init.normal_(last.weight, std=tail)
+    double = {"edges": [-7.0, 0.0], "factors": [2.0, 2.0], "noisy": [2.0, 2.0]}
+    about = {"calibration": {scale_name(scale): double for scale in network.scales}}
+    about = about if arch.get("error_head") else {}
+    checkpoints.save_checkpoint(path, checkpoint_of(network, arch) | about)
     return path
 
 
-def random_network(arch, scale=(4, 4)) -> torch.nn.Module:
+def random_network(arch, *scales) -> torch.nn.Module:
     """A network in which every layer has its part in the result."""
     torch.manual_seed(0)
-    network = modules.build(arch, scale)
+    network = modules.build(arch, scales or ((4, 4),))
     for p in network.parameters():
         torch.nn.init.normal_(p, std=0.2)
     return network.eval()
@@ -156,7 +162,7 @@ def tiny(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def bicubic(tmp_path_factory) -> Path:
     """An untrained network is exactly bicubic interpolation: what is wrong is not its fault."""
-    return save_weights(tmp_path_factory.mktemp("bicubic") / "bicubic.pt")
+    return save_weights(tmp_path_factory.mktemp("bicubic") / "bicubic.pt", *EVERY_SCALE)
 
 
 def without_figures(patch):
@@ -177,7 +183,7 @@ def train_once(arguments):
 
     with pytest.MonkeyPatch.context() as patch, signals_left_alone():
         without_figures(patch)
-        patch.setattr(tiling, "bf16_is_safe", lambda: False)
+        patch.setattr("inference.upscaler.bf16_works", lambda: False)
         assert train.main([str(a) for a in arguments]) == 0
 
 

@@ -9,6 +9,8 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
+from dataset import Slices
+
 
 def png(width, height, rows=b"", bits=8, channels=1) -> bytes:
     """A PNG whose header says this size, whatever it holds."""
@@ -45,6 +47,22 @@ def save_volume(path, data, affine=(1, 1, 1)):
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(data, affine), path)
     return path
+
+
+def slices_of(file, volumes, planes=(2,), mm=(1.0, 1.0, 1.0)) -> Slices:
+    """All slices of these planes of volumes (S, H, W), uint8, each of another person, stored as
+    `dataset.load_parts` does it. mm: the distances of slices, rows and columns."""
+    file.write_bytes(b"".join(np.ascontiguousarray(volume).tobytes() for volume in volumes))
+    rows = [(v, plane, place) for v, volume in enumerate(volumes)
+            for plane in planes for place in range(volume.shape[2 - plane])]  # fmt: skip
+    volume, plane, place = np.array(rows).T
+    start = np.cumsum([0, *(volume.size for volume in volumes)])[:-1]
+    size = np.array([volume.shape for volume in volumes])
+    who = np.array([f"p{v}" for v in volume])
+    name = np.array([f"p{v}.nii#{p}-{n}" for v, p, n in rows])
+    spacing = np.tile(mm, (len(volumes), 1))
+    empty = np.full(len(rows), "")
+    return Slices(file, start, size, spacing, volume, plane, place, who, empty, name)
 
 
 def blob(shape, top=1000.0) -> np.ndarray:

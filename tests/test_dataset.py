@@ -3,21 +3,84 @@
 import os
 import shutil
 import time
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from conftest import slices_of_person
 from made_files import save_series, save_volume
 from PIL import Image
 
 import dataset
-from dataset import load_slices
-from scans.subjects import find_scans
+import scans
+from data import pack
+from dataset import load_slices, split_subjects
+from scans.listing import ScanFile, find_scans
 from utils import DataError
 
+# --- splits ---------------------------------------------------------------------------------------
 
-def grey(h=9, w=14):
-    return np.random.default_rng(0).integers(0, 256, (h, w), dtype=np.uint8)
+
+def scans_of(subjects, split="", group=""):
+    return [ScanFile(Path(f"{s}_{n}.png"), s, group, split) for s in subjects for n in range(2)]
+
+
+def test_split_keeps_subjects_apart_and_classes_balanced():
+    names = [f"s{n}" for n in range(60)]
+    scans = scans_of(names[:40], group="AD") + scans_of(names[40:], group="NC")
+    split = split_subjects(scans, seed=1)
+    assert set(split) == set(names)  # one place a subject
+    for chosen in (names[:40], names[40:]):
+        counts = {k: [split[s] for s in chosen].count(k) for k in ("train", "val", "test")}
+        assert counts["val"] == len(chosen) // 10
+        assert counts["test"] == pytest.approx(0.15 * len(chosen), abs=1)
+    assert split == split_subjects(scans, seed=1)
+    assert split == split_subjects(scans[::-1], seed=1)  # whatever order a disk lists files in
+    assert split != split_subjects(scans, seed=2)
+
+
+def test_split_respects_the_folders_of_the_data_set():
+    scans = scans_of([f"a{n}" for n in range(20)], "train") + scans_of(["b1", "b2"], "test")
+    split = split_subjects(scans, seed=0)
+    assert {s for s, k in split.items() if k == "test"} == {"b1", "b2"}
+    assert list(split.values()).count("val") == 2
+    split = split_subjects(scans + scans_of(["v"], "val"), seed=0)
+    assert {s for s, k in split.items() if k == "val"} == {"v"}
+    split = split_subjects(scans[:40] + scans_of(["v"], "val"), seed=0)
+    assert "test" not in split.values() and split["v"] == "val"  # it has parts of its own
+    assert set(split_subjects(scans_of(["a"], "test"), seed=0).values()) == {"test"}
+
+
+def test_a_small_data_set_still_has_all_splits():
+    split = split_subjects(scans_of(["a", "b", "c"]), seed=0)
+    assert sorted(split.values()) == ["test", "train", "val"]
+    split = split_subjects(scans_of(["a", "b"], "train") + scans_of(["c"], "test"), seed=0)
+    assert sorted(split.values()) == ["test", "train", "val"]
+
+
+@pytest.mark.parametrize("other", ["val", "test"])
+def test_a_subject_on_both_sides_is_refused_by_name(other):
+    scans = scans_of(["a", "b", "twice"], "train") + scans_of(["c", "twice"], other)
+    with pytest.raises(DataError, match=rf"in train and in {other} too \(twice\)"):
+        split_subjects(scans, seed=0)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_people_whom_weights_know_are_kept_out_of_val_and_test(groups):
+    names = [f"s{n}" for n in range(40)]
+    scans = [scan for n in range(groups) for scan in scans_of(names[n::groups], group=str(n))]
+    first = split_subjects(scans, seed=0)
+    known = [s for s in names if first[s] != "test"]
+    assert split_subjects(scans, seed=0, seen=known) == first  # the same data again: nothing moves
+    again = split_subjects(scans, seed=1, seen=[f"sub-{s}" for s in known])
+    counts = [list(split.values()).count("test") for split in (first, again)]
+    assert counts[0] == counts[1]
+    assert {s for s in names if again[s] == "test"} == set(names) - set(known)
+    few = split_subjects(scans, seed=1, seen=names[:20])
+    assert not {few[s] for s in names[:20]} & {"val", "test"}
+    fixed = [*scans_of(names[:20], "train"), *scans_of(names[20:], "test")]
+    assert split_subjects(fixed, 0, seen=names[20:])["s20"] == "test"  # as the folders say
 
 
 # --- all slices in one file -----------------------------------------------------------------------
@@ -26,55 +89,51 @@ def grey(h=9, w=14):
 @pytest.fixture
 def few(tmp_path):
     """Three pictures of different sizes, and their pixels."""
-    folder = tmp_path / "few"
+    folder, rng = tmp_path / "few", np.random.default_rng(0)
     folder.mkdir()
-    sizes = {"a_1": (24, 30), "b_1": (40, 17), "c_1": (33, 33)}
-    pixels = {name: grey(*size) for name, size in sizes.items()}
+    sizes = {"p1_1": (24, 30), "p2_1": (40, 17), "p3_1": (33, 33)}
+    pixels = {name: rng.integers(0, 256, size, np.uint8) for name, size in sizes.items()}
     for name, values in pixels.items():
         Image.fromarray(values).save(folder / f"{name}.png")
     return folder, pixels
 
 
-def volume_of(shape, sizes=(1, 1, 1), path=None):
+def volume_of(shape, sizes=(1, 1, 1), path=None, seed=0):
     """A RAS volume of random values on black, also saved if there is a path."""
-    data = np.zeros(shape, np.float32)
-    data[2:-2, 2:-2, 2:-2] = 50 + 100 * np.random.default_rng(0).random([n - 4 for n in shape])
+    data, rng = np.zeros(shape, np.float32), np.random.default_rng(seed)
+    data[10:-10, 10:-10, 10:-10] = 50 + 100 * rng.random([n - 20 for n in shape])
     if path:
         save_volume(path, data, sizes)
     return data
 
 
-def test_cache_holds_the_pixels_and_is_found_again(few, monkeypatch):
+def in_8_bits(data):
+    """White is the 99.8th percentile of what is above the mean."""
+    top = np.percentile(data[data > data.mean()], 99.8)
+    return (np.clip(data / np.float32(top), 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+@pytest.mark.parametrize("damage", ["none", "cut", "gone", "index"])
+def test_the_cache_is_found_again_or_made_again_if_damaged(few, damage, monkeypatch):
     folder, pixels = few
     slices, key, bad = load_slices(find_scans(folder), "cache")
-    assert bad == 0 and slices.subject.tolist() == ["a", "b", "c"]
-    assert slices.name.tolist() == ["a_1.png", "b_1.png", "c_1.png"]
-    for one, values in zip(slices, pixels.values()):
-        np.testing.assert_array_equal(one, values)
-
-    def decoded_again(path):
-        raise AssertionError(path)
-
-    monkeypatch.setattr(dataset, "read_picture", decoded_again)
-    again, key2, _ = load_slices(find_scans(folder), "cache")
-    assert key2 == key
-    np.testing.assert_array_equal(again[1], pixels["b_1"])
-
-
-@pytest.mark.parametrize("damage", ["cut", "gone", "index"])
-def test_a_damaged_cache_is_made_again(few, damage):
-    folder, pixels = few
-    slices, key, _ = load_slices(find_scans(folder), "cache")
     if damage == "cut":
         os.truncate(slices.file, 100)
     elif damage == "gone":
         os.unlink(slices.file)
-    else:
+    elif damage == "index":
         os.truncate(slices.file.with_suffix(".npz"), 100)
-    slices, key2, _ = load_slices(find_scans(folder), "cache")
-    assert key2 == key
-    for one, values in zip(slices, pixels.values()):
-        np.testing.assert_array_equal(one, values)
+    else:
+        monkeypatch.setattr(dataset, "read", None)  # nothing is decoded again
+    again, key2, _ = load_slices(find_scans(folder), "cache")
+    assert key2 == key and bad == 0
+    for found in (again, slices) if damage == "none" else (again,):
+        assert found.subject.tolist() == ["p1", "p2", "p3"]
+        assert found.name.tolist() == ["p1_1.png", "p2_1.png", "p3_1.png"]
+        for i, values in enumerate(pixels.values()):
+            np.testing.assert_array_equal(found[i], values)
+            assert found.shape[i].tolist() == list(values.shape)
+            assert found.distance(i, (4, 4)) == 0  # of pictures unknown
 
 
 def test_the_same_data_is_known_again_wherever_and_whenever(few, tmp_path, monkeypatch):
@@ -87,11 +146,11 @@ def test_the_same_data_is_known_again_wherever_and_whenever(few, tmp_path, monke
     monkeypatch.chdir(folder)
     assert dataset.load_parts(data="../few/.", **options)[1] == key
     moved = folder.rename(tmp_path / "moved")
-    os.utime(moved / "a_1.png", ns=(1, 1))
+    os.utime(moved / "p1_1.png", ns=(1, 1))
     assert dataset.load_parts(data=moved, **options)[1] == key
     assert len(list((tmp_path / "cache").glob("*.u8"))) == 1
     assert dataset.load_parts(data=moved, **options | {"seed": 1})[1] != key
-    (tmp_path / "who.csv").write_text("a_1,p\nb_1,q\nc_1,r\n")
+    (tmp_path / "who.csv").write_text("p1_1,p\np2_1,q\np3_1,r\n")
     other = dataset.load_parts(data=moved, subjects=tmp_path / "who.csv", cache="cache")[1]
     assert other != key
 
@@ -99,13 +158,13 @@ def test_the_same_data_is_known_again_wherever_and_whenever(few, tmp_path, monke
 def test_changed_data_is_noticed(few):
     folder, pixels = few
     keys = {dataset.fingerprint(find_scans(folder), folder)}
-    values = pixels["a_1"].copy()
+    values = pixels["p1_1"].copy()
     values[12, 15] ^= 1
-    Image.fromarray(values).save(folder / "a_1.png")
+    Image.fromarray(values).save(folder / "p1_1.png")
     keys.add(dataset.fingerprint(find_scans(folder), folder))
-    shutil.copy(folder / "a_1.png", folder / "d_1.png")
+    shutil.copy(folder / "p1_1.png", folder / "p4_1.png")
     keys.add(dataset.fingerprint(find_scans(folder), folder))
-    (folder / "d_1.png").rename(folder / "e_1.png")
+    (folder / "p4_1.png").rename(folder / "p5_1.png")
     keys.add(dataset.fingerprint(find_scans(folder), folder))
     assert len(keys) == 4
 
@@ -125,31 +184,159 @@ def test_all_files_of_a_scan_count(tmp_path):
 def test_what_is_old_and_unused_goes_beyond_the_limit(few, monkeypatch):
     folder, _ = few
     files = {}
-    for count in range(4):  # four entries, used 40, 30, 20 and 0 days ago
-        slices, _, _ = load_slices(find_scans(folder), "cache", count=count)
-        files[count] = slices.file
-        if count < 3:
-            when = time.time() - (40 - 10 * count) * 86400
-            os.utime(slices.file.with_suffix(".npz"), (when, when))
-    load_slices(find_scans(folder), "cache", count=0)  # used again today
-    size = files[0].stat().st_size
-    monkeypatch.setattr(dataset, "CACHE_LIMIT", 3 * size)
-    load_slices(find_scans(folder), "cache", count=9)
-    assert [count for count, file in files.items() if file.exists()] == [0, 2, 3]
-    assert not files[1].with_suffix(".npz").exists()
+
+    def entry(of):
+        """The cache entry of these of the pictures."""
+        chosen = [scan for scan in find_scans(folder) if scan.subject[1] in of]
+        return load_slices(chosen, "cache", root=folder)[0].file
+
+    for of, days in {"1": 40, "2": 30, "3": 20, "12": 0}.items():
+        files[of] = entry(of)
+        when = time.time() - days * 86400
+        os.utime(files[of].with_suffix(".npz"), (when, when))
+    assert entry("1") == files["1"]  # used again today
+    sizes = {of: file.stat().st_size for of, file in files.items()}
+    monkeypatch.setattr(dataset, "CACHE_LIMIT", sum(sizes.values()) - 1)
+    entry("23")
+    assert [of for of, file in files.items() if file.exists()] == ["1", "3", "12"]
+    assert not files["2"].with_suffix(".npz").exists()
     monkeypatch.setattr(dataset, "CACHE_LIMIT", 0)
-    load_slices(find_scans(folder), "cache", count=10)
-    assert [count for count, file in files.items() if file.exists()] == [0, 3]  # within a week
+    entry("123")
+    assert [of for of, file in files.items() if file.exists()] == ["1", "12"]  # within a week
+
+
+@pytest.mark.parametrize("settled", [3, -60])
+def test_any_changed_byte_of_a_scan_makes_new_slices(tmp_path, monkeypatch, settled):
+    """Also where no sample of the file would see it, and though its size and time are as before.
+
+    settled: -60 as if the files had been written long ago, so that their digest is remembered.
+    """
+    monkeypatch.setattr(dataset, "SETTLED", settled)
+    data = np.random.default_rng(0).integers(50, 99, (60, 64, 120)).astype(np.int16)
+    changed = save_volume(tmp_path / "in/p1.nii", data)
+    before = changed.stat()
+    first = load_slices(find_scans(tmp_path / "in"), "cache", quiet=False)
+    image = np.memmap(changed, np.int16, "r+", 352, (60, 64, 120), "F")
+    image[10:50, 10:50, 19:34] = 0  # between the eight samples that once were all
+    image.flush()
+    os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert bool(list(Path("cache").glob("*.digest"))) == (settled < 0)
+    second = load_slices(find_scans(tmp_path / "in"), "cache", quiet=False)
+    assert second[1] != first[1]
+    i = first[0].name.tolist().index("p1.nii#25")
+    assert (second[0][i] == 0).sum() > 1500 > (first[0][i] == 0).sum()
+
+
+def test_files_that_nobody_touched_are_not_read_again(few, monkeypatch):
+    folder, _ = few
+    monkeypatch.setattr(dataset, "SETTLED", -60)  # as if they had been written a minute ago
+    keys = [load_slices(find_scans(folder), "cache", quiet=False)[1]]
+    read = []
+    real = dataset.file_signature
+    monkeypatch.setattr(dataset, "file_signature", lambda path: read.append(path) or real(path))
+    keys.append(load_slices(find_scans(folder), "cache", quiet=False)[1])
+    assert not read and keys[0] == keys[1]
+    os.utime(folder / "p2_1.png", ns=(1, 1))
+    keys.append(load_slices(find_scans(folder), "cache", quiet=False)[1])
+    assert len(read) == 3 and keys[0] == keys[2]  # another time, but the same content
+    moved = folder.rename(folder.with_name("moved"))
+    assert load_slices(find_scans(moved), "cache", quiet=False)[1] == keys[0] and len(read) == 3
+
+
+def test_the_cache_of_a_training_that_runs_for_weeks_is_kept(few, monkeypatch):
+    folder, pixels = few
+    now = time.time()
+    monkeypatch.setattr(dataset, "CACHE_LIMIT", 0)
+    monkeypatch.setattr(dataset.time, "time", lambda: now)
+    running, _, _ = load_slices(find_scans(folder), "cache")
+    idle, _, _ = load_slices(find_scans(folder)[1:], "cache")
+    part = Path(f"cache/.{16 * 'b'}.u8.0123.part")  # another program decodes, and waited 5 hours
+    others = [Path("cache/private.key"), Path("cache/.film.part"), Path("cache/x.u8")]
+    for path in (part, *others):
+        path.touch()
+        os.utime(path, (now + 9 * 86400 - 18000 if path == part else 1,) * 2)
+    for _ in range(9):
+        now += 86400 + 1
+        np.testing.assert_array_equal(running[0], pixels["p1_1"])
+    load_slices(find_scans(folder)[:1], "cache")
+    assert running.file.exists() and part.exists() and not idle.file.exists()
+    assert all(path.exists() for path in others)  # files of someone else
 
 
 def test_unreadable_files_are_named_counted_and_left_out(few, capsys):
     folder, _ = few
-    (folder / "d_1.png").write_text("no picture")
-    Image.new("L", (7, 90)).save(folder / "e_1.png")
+    (folder / "p4_1.png").write_text("no picture")
+    Image.new("L", (7, 90)).save(folder / "p5_1.png")
     slices, _, bad = load_slices(find_scans(folder), "cache")
     assert bad == 2 and len(slices) == 3
     told = capsys.readouterr().err.splitlines()
-    assert len(told) == 2 and "d_1.png" in told[0] and "e_1.png" in told[1]
+    assert len(told) == 2 and "p4_1.png" in told[0] and "p5_1.png" in told[1]
+
+
+def noisy(values):
+    noise = np.random.default_rng(1).normal(0, 8, values.shape)
+    return np.clip(values.astype(float) + noise, 0, 255).astype(np.uint8)
+
+
+CHANGES = {
+    "the same bytes": lambda x: x,
+    "mirrored": lambda x: x[:, ::-1],
+    "a quarter turn": lambda x: np.rot90(x),
+    "noise": noisy,
+    "brighter": lambda x: np.clip(x.astype(float) * 1.3, 0, 255).astype(np.uint8),
+    "darker": lambda x: (x * 0.6).astype(np.uint8),
+    "jpeg": None,
+}
+
+
+@pytest.fixture
+def six_people(tmp_path):
+    """The middle slices of six people, three each, as sub-<number>_<slice>.png."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for person in ("03", "07", "18", "27", "52", "55"):
+        for n in (9, 10, 11):
+            pixels = slices_of_person(person)[n, 20:220, 48:208]
+            Image.fromarray(pixels).save(folder / f"sub-{person}_{n}.png")
+    return folder
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_copies_of_a_slice_on_two_sides_are_refused(six_people, change):
+    """Whatever the names say. Slices of different people, at one height, are none."""
+    assert dataset.load_parts(data=six_people, cache="cache")
+    split = split_subjects(find_scans(six_people), 0)
+    train, test = (next(s for s in split if split[s] == part) for part in ("train", "test"))
+    pixels = np.asarray(Image.open(six_people / f"{train}_10.png"))
+    place = six_people / f"{test}_99.{'jpg' if change == 'jpeg' else 'png'}"
+    Image.fromarray(pixels if change == "jpeg" else CHANGES[change](pixels)).save(place)
+    with pytest.raises(DataError, match=r"--subjects FILE") as caught:
+        dataset.load_parts(data=six_people, cache="cache")
+    for words in (f"{train}_10.png (of {train}, in train)", f"{place.name} (of {test}, in test)"):
+        assert words in str(caught.value)
+    rows = "".join(f"{s},{test if s == train else s}\n" for s in split)
+    Path("one.csv").write_text(rows)
+    assert dataset.load_parts(data=six_people, subjects="one.csv", cache="cache")
+
+
+def test_copies_of_a_volume_on_two_sides_are_refused(tmp_path):
+    people = [np.moveaxis(slices_of_person(p)[:, ::4, ::4], 0, 2) for p in ("03", "07", "52")]
+    for n, data in enumerate([*people, people[0][::-1]]):
+        save_volume(tmp_path / "in" / f"sub-{n}_T1w.nii.gz", data)
+    words = r"slices of sub-[03]_T1w.nii.gz .* and sub-[03]_T1w.nii.gz .* are one picture"
+    with pytest.raises(DataError, match=words):
+        for seed in range(9):  # the two are on one side by chance
+            options = dict(cache="cache", axis="coronal", seed=seed)
+            dataset.load_parts(data=tmp_path / "in", **options)
+
+
+def test_where_nobody_knows_whose_slices_they_are_there_is_one_unknown_subject(tmp_path, capsys):
+    for n in range(3):
+        name = ("K55_091", "K55_flip_091", "K56_091")[n]
+        Image.fromarray(np.full((30, 30 + n), 99, np.uint8)).save(f"{name}.png")
+    whole = dataset.load_parts(data=tmp_path, split=False, cache="cache")[0]["all"]
+    assert set(whole.subject) == {"?"} and whole.counts() == "unknown subjects, 3 slices"
+    assert "cannot tell whose" in capsys.readouterr().err
 
 
 def test_without_data_the_slices_of_the_clone_are_loaded(tmp_path):
@@ -159,52 +346,79 @@ def test_without_data_the_slices_of_the_clone_are_loaded(tmp_path):
     assert sum(map(len, parts.values())) == 800 and (parts["test"].shape == (240, 256)).all()
 
 
-# --- slices of volumes ----------------------------------------------------------------------------
+# --- volumes --------------------------------------------------------------------------------------
 
 
-def test_slices_of_a_volume_are_upright_bright_and_evenly_spread(tmp_path):
-    data = volume_of((30, 34, 40), path=tmp_path / "p1.nii.gz")
-    found = dataset.volume_slices(tmp_path / "p1.nii.gz", count=5)
-    assert [n for n, _ in found] == [2, 11, 20, 28, 37]
-    top = np.percentile(data[data > data.mean()], 99.8)
-    wanted = (np.clip(data / top, 0, 1) * 255 + 0.5).astype(np.uint8)
-    for n, pixels in found:
-        np.testing.assert_array_equal(pixels, wanted[:, ::-1, n].T)
-    ((n, one),) = dataset.volume_slices(tmp_path / "p1.nii.gz", "coronal", 1, size=(20, 48))
-    np.testing.assert_array_equal(one[:, 10:40], wanted[:, n, ::-1].T[9:29])
-    assert n == 17 and not one[:, :10].any() and not one[:, 40:].any()
+def test_slices_of_every_plane_are_those_of_the_scan_cut_to_the_head(tmp_path):
+    """Upright, numbered as in the file, 8 voxels around the head; the file's axes run elsewhere."""
+    data = volume_of((30, 36, 42))
+    affine = np.diag([-1.5, 2.0, -3.0, 1])[:, [2, 0, 1, 3]]  # z, x, y, two of them backwards
+    save_volume(tmp_path / "p1.nii.gz", data[::-1, :, ::-1].transpose(2, 0, 1), affine)
+    slices, _, _ = load_slices(find_scans(tmp_path), "cache", axis="all")
+    wanted, scan = in_8_bits(data), scans.read(tmp_path / "p1.nii.gz")
+    assert scan.sizes == [1.5, 2, 3]
+    names = set()
+    for axis, plane in enumerate(scans.PLANES):
+        of_plane = np.flatnonzero(slices.plane == axis)
+        assert len(of_plane) == data.shape[axis] - 20  # those with something in them
+        for i in of_plane:
+            number = int(slices.name[i].split("#")[1])
+            names.add((plane, number))
+            whole = np.moveaxis(wanted, axis, 0)[number].T[::-1]
+            np.testing.assert_array_equal(slices[i], whole[2:-2, 2:-2])
+            assert slices.stack(i).shape == (data.shape[axis] - 4, *slices[i].shape)
+            assert slices.shape[i].tolist() == list(slices[i].shape)
+        down_and_across = [s for k, s in enumerate((1.5, 2, 3)) if k != axis]
+        apart = (1.5, 2, 3)[axis] / (4 * down_and_across[0])
+        assert slices.distance(of_plane[0], (4, 4)) == pytest.approx(apart)
+    assert len(names) == len(slices)
+
+
+def test_slices_are_spread_evenly_over_the_usable_ones(tmp_path):
+    volume_of((30, 34, 40), path=tmp_path / "p1.nii.gz")
+    for count, wanted in ((5, [29, 24, 19, 15, 10]), (1, [19]), (99, [*range(29, 9, -1)])):
+        slices, _, _ = load_slices(find_scans(tmp_path), "cache", count=count)
+        assert [int(name.split("#")[1]) for name in slices.name] == wanted
 
 
 def test_negative_values_and_a_small_head_in_a_large_field_of_view(tmp_path):
     data = np.full((60, 60, 20), -1000, np.float32)
-    data[25:35, 20:40, 5:15] = 200
+    data[25:35, 20:40, 5:15] = 200.5  # whole numbers alone would be a mask
     save_volume(tmp_path / "ct.nii", data)
-    found = dataset.volume_slices(tmp_path / "ct.nii")
-    assert [n for n, _ in found] == list(range(5, 15))
-    assert found[0][1].shape == (36, 26) and set(np.unique(found[0][1])) == {0, 255}
+    slices, _, _ = load_slices(find_scans(tmp_path), "cache")
+    assert sorted(int(name.split("#")[1]) for name in slices.name) == list(range(5, 15))
+    assert slices[0].shape == (36, 26) and set(np.unique(slices[0])) == {0, 255}
 
 
-def test_through_plane_slices_run_across_the_axial_ones(tmp_path):
+@pytest.mark.parametrize("sizes", [(0.9, 0.9, 2), (0.5, 0.5, 1.2)])
+def test_thick_volumes_and_pictures_teach_no_thinner_slices(tmp_path, sizes, capsys):
+    options = dict(axis="through", cache="cache")
+    volume_of((32, 36, 40), (1, 1, 1), tmp_path / "p4.nii")
     for n in range(3):
-        data = volume_of((22, 26, 30), path=tmp_path / "in" / f"p{n}.nii.gz")
-    parts, _ = dataset.load_parts(data=tmp_path / "in", axis="through", slices=4, cache="cache")
-    train = parts["train"]
-    assert sorted(map(tuple, train.shape.tolist())) == [(30, 22)] * 4 + [(30, 26)] * 4
-    top = np.percentile(data[data > data.mean()], 99.8)
-    sagittal = (np.clip(data[2] / top, 0, 1) * 255 + 0.5).astype(np.uint8)
-    assert any(np.array_equal(pixels, sagittal[:, ::-1].T) for pixels in train)
-
-
-@pytest.mark.parametrize(
-    ("sizes", "words"), [((0.9, 0.9, 2), "2 mm apart"), ((0.5, 0.5, 1.2), "1.2 mm apart")]
-)
-def test_thick_volumes_and_pictures_teach_no_thinner_slices(tmp_path, sizes, words, capsys):
-    for n in range(3):
-        volume_of((20, 20, 20), sizes, tmp_path / f"p{n}.nii")
-    with pytest.raises(DataError, match="no slice could be read"):
-        dataset.load_parts(data=tmp_path, axis="through")
+        volume_of((40, 40, 40), sizes, tmp_path / f"p{n}.nii", seed=n)
+    slices = dataset.load_parts(data=tmp_path, split=False, **options)[0]["all"]
+    assert set(slices.subject) == {"p4"} and set(slices.plane) == {0, 1}
+    assert set(map(tuple, slices.shape.tolist())) == {(36, 28), (36, 32)}  # rows are slices
     told = capsys.readouterr().err
-    assert words in told and "p1.nii" in told
-    assert len(load_slices(find_scans(tmp_path), "cache")[0]) > 3
+    assert "3 volumes with slices too thick" in told and "p0.nii" in told
+    assert len(set(load_slices(find_scans(tmp_path), "cache")[0].subject)) == 4
     with pytest.raises(DataError, match="needs volumes"):
         dataset.load_parts(axis="through")
+
+
+def test_packed_volumes_are_the_same_and_keep_people_and_splits(tmp_path):
+    for name, split in {"p1": "train", "p2": "train", "p3": "val", "p4": "test"}.items():
+        folder = tmp_path / "in" / split
+        volume_of((32, 36, 40), (1, 1, 2.5), folder / f"{name}.nii.gz", seed=ord(name[1]))
+    pack.main([str(tmp_path / "in"), "packed.zip", "--quiet"])
+    parts, _ = dataset.load_parts(data=tmp_path / "in")
+    packed, _ = dataset.load_parts(data="packed.zip")
+    for name, part in parts.items():
+        assert set(packed[name].subject) == set(part.subject)
+        for n, v in enumerate(dict.fromkeys(packed[name].volume.tolist())):
+            one, other = (int(np.flatnonzero(s.volume == v)[0]) for s in (packed[name], part))
+            whole = part.stack(other)
+            kept = len(whole) if name == "train" else round(len(whole) / 3)
+            found = packed[name].stack(one)
+            assert any(np.array_equal(found, x) for x in (whole[:kept], whole[-kept:])), n
+            assert packed[name].spacing(one) == part.spacing(other) == (2.5, 1)

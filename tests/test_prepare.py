@@ -11,12 +11,10 @@ from conftest import ROOT, pixels
 from made_files import save_series, save_volume
 from PIL import Image
 
-import dataset
 from data import prepare
-from scans.subjects import find_scans, split_subjects
+from dataset import split_subjects
+from scans.listing import find_scans
 from utils import DataError, UsageError
-
-SHARED = ROOT.parent / "shared" / "data"
 
 
 @pytest.fixture(scope="session")
@@ -53,32 +51,34 @@ def test_a_study_becomes_the_layout_of_adni(study, tmp_path, capsys):
     assert {s: "test" if v == "test" else "train" for s, v in split.items()} == {
         s.subject: s.split for s in scans
     }
-    slices, _, bad = dataset.load_slices(scans, tmp_path / "cache")
-    assert len(slices) == 35 and not bad and (slices.shape == (120, 100)).all()
+    assert {pixels(path).shape for path in files} == {(120, 100)}
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the volumes are not at hand")
-def test_the_shipped_slices_come_from_their_volumes(tmp_path):
-    (tmp_path / "in").mkdir()
-    volume = SHARED / "volumes" / "ds002748" / "test" / "sub-55_T1w.nii.gz"
-    (tmp_path / "in" / volume.name).symlink_to(volume)
-    prepare.main([str(tmp_path / "in"), str(tmp_path / "out"), "--size", "240x256", "--test", "0"])
-    made = {path.stem.removeprefix("sub-"): pixels(path) for path in tmp_path.rglob("out/**/*.png")}
-    wanted = {path.stem: pixels(path) for path in dataset.OWN_DATA.rglob("55_*.png")}
-    assert made.keys() == wanted.keys() and len(made) == 20
-    for name, picture in wanted.items():
-        np.testing.assert_array_equal(made[name], picture)
-
-
-def test_sixteen_bits_and_other_planes(study, tmp_path):
-    for bits, dtype in ((8, np.uint8), (16, np.uint16)):
-        out = tmp_path / str(bits)
-        options = ["--slices", "2", "--bits", str(bits), "--axis", "coronal"]
-        prepare.main([str(study), str(out), *options])
-        made = [pixels(p) for p in sorted(out.rglob("*.png"))]
-        assert len(made) == 16 and all(p.dtype == dtype for p in made)
-        assert max(p.max() for p in made) > 0.9 * np.iinfo(dtype).max
-        assert made[0].shape[0] == 24  # all of the slab: a coronal slice
+@pytest.mark.parametrize(
+    ("plane", "ends", "middle"),
+    [
+        ("axial", (14, 23), (17, 17)),
+        ("coronal", (20, 39), (16, 17)),
+        ("sagittal", (6, 29), (16, 29)),
+    ],
+)
+def test_slices_are_cut_and_padded_about_the_middle_of_the_head(tmp_path, plane, ends, middle):
+    """Upright, never resampled, the first and the last slice with a head in it among them."""
+    data = np.zeros((40, 48, 36), np.float32)
+    head = data[6:30, 20:40, 14:24]
+    head[...] = 100 * (0.2 + 0.8 * np.random.default_rng(0).random(head.shape))
+    save_volume(tmp_path / "in" / "sub-01.nii", data)
+    options = ["--axis", plane, "--slices", "3", "--size", "20x32", "--test", "0"]
+    prepare.main([str(tmp_path / "in"), str(tmp_path / "out"), *options])
+    made = {int(p.stem.split("_")[1]): pixels(p) for p in tmp_path.rglob("out/**/*.png")}
+    assert len(made) == 3 and set(ends) < made.keys()
+    white = np.percentile(data[data > data.mean()], 99.8)
+    wanted = (np.clip(data / np.float32(white), 0, 1) * 255 + 0.5).astype(np.uint8)
+    stack = np.moveaxis(wanted, ("sagittal", "coronal", "axial").index(plane), 0)
+    top, left = middle[0] + 30 - 10, middle[1] + 30 - 16
+    for number, found in made.items():
+        padded = np.pad(stack[number].T[::-1], 30)
+        np.testing.assert_array_equal(found, padded[top : top + 20, left : left + 32])
 
 
 def test_dicom_series_keep_their_subjects(tmp_path):
@@ -90,7 +90,7 @@ def test_dicom_series_keep_their_subjects(tmp_path):
     prepare.main([str(tmp_path / "in"), str(tmp_path / "out"), "--test", "0.3"])
     files = list((tmp_path / "out").rglob("*.png"))
     scans = find_scans(tmp_path / "in")
-    assert len(files) == sum(len(dataset.volume_slices(s.path, files=s.files)) for s in scans)
+    assert len(scans) == 5 and len(files) == 5 * 4  # the usable ones of 6 slices
     found = find_scans(tmp_path / "out")
     assert {s.subject for s in found} == {"sub-P1", "sub-P2", "sub-P3"}
     split_subjects(found, seed=1)  # no subject on both sides, or this raises
@@ -107,6 +107,12 @@ FILES = {
     "adni.csv": "ADNI_002_S_0{}_MR_MPR_Br_S1_I2.nii",
 }
 NUMBERS = {"oasis.csv": (1, 2, 3), "ixi.csv": ("02", 12, 13), "adni.csv": (295, 413, 999)}
+
+
+def test_two_classes_of_one_person_are_said(tmp_path, capsys):
+    (tmp_path / "a.csv").write_text("ID,CDR\nOAS1_0001_MR1,0\nOAS1_0001_MR2,0.5\nOAS1_2_MR1,1\n")
+    assert prepare.read_classes(tmp_path, "a.csv:CDR")["oas1_0001"] == "0"
+    assert "OAS1_0001_MR2 is 0 and 0.5 there; 0 counts" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -158,7 +164,6 @@ def test_wrong_arguments_are_refused(study, tmp_path):
         ([tmp_path / "pictures", out], DataError),
         ([study, out, "--size", "240"], UsageError),
         ([study, out, "--test", "1.5"], UsageError),
-        ([study, out, "--bits", "12"], UsageError),
         ([study, out, "--classes", "none.tsv:group"], UsageError),
         ([study, out, "--classes", "participants.tsv:diagnosis"], UsageError),
         ([study, out, "--classes", "participants.tsv"], UsageError),

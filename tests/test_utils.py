@@ -1,5 +1,6 @@
 """Command line, messages, bars, files and devices."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -102,23 +103,21 @@ def test_without_bf16_no_autocast_is_even_made(monkeypatch):
         pass
 
 
-@pytest.mark.parametrize(("refused", "works"), [(0, True), (1, True), (2, False)])
-def test_bf16_is_tried_once_more_without_amx(monkeypatch, refused, works):
-    calls = []
-
-    class Trial:
-        def __init__(self, *_, env, **__):
-            calls.append(env.get("ONEDNN_MAX_CPU_ISA"))
-            self.returncode = -4 if len(calls) <= refused else 0
-
-    monkeypatch.setattr(utils.subprocess, "run", Trial)
+@pytest.mark.parametrize(
+    ("flags", "works", "isa"),
+    [("avx512_bf16 fma", True, None), ("avx512_bf16 amx_tile", True, "AVX512_CORE_BF16"),
+     ("avx512f amx_tile", False, None)],
+)  # fmt: skip
+def test_bf16_is_used_where_the_cpu_has_it_but_amx_is_left_alone(monkeypatch, flags, works, isa):
+    monkeypatch.setattr(
+        Path, "read_text", lambda _: f"vendor : x\nflags\t\t: fpu {flags}\nbugs : y\n"
+    )
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "x")  # is put back after the test
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
     utils.bf16_works.cache_clear()
-    assert utils.bf16_works() is utils.bf16_works() is works
+    assert utils.bf16_works() is works and os.environ.get("ONEDNN_MAX_CPU_ISA") == isa
     utils.bf16_works.cache_clear()
-    assert calls == [None, "AVX512_CORE_BF16"][: refused + 1]
-    assert utils.os.environ.get("ONEDNN_MAX_CPU_ISA") == (calls[-1] if works else None)
 
 
 def test_atomic_write_keeps_the_old_file_when_writing_fails(tmp_path):

@@ -1,90 +1,115 @@
 """How far off each pixel may be: train and calibrate the error head of a network.
 
-    python -m training.error_head runs/mine/best.pt --data DIR --out weights/mine.pt
-
 The head learns the expected absolute error of each pixel from the features of the network, which
 stays as it is. On the validation subjects it is then scaled so that nine pixels in ten lie within
 2.3 times that error.
 """
 
-import argparse
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 import modules
-from dataset import DATA_OPTIONS, add_data_arguments, load_parts
-from degradation import NAMED, crop_to_scale, degrade
-from inference.checkpoints import load_mean, save_checkpoint
+from degradation import NAMED, scale_name
+from evaluation.scoring import description_of, parts_of, seen_by
+from inference.checkpoints import load_checkpoint, save_checkpoint
 from inference.error_map import INTERVAL, noise_share
-from training.batches import training_batch
-from utils import Parser, UsageError, int_between, pick_device, progress, run_main
+from training.batches import Options, Stock, training_batch
+from utils import note, progress
 
 EDGES = (np.arange(24) + 0.5) / 24  # the spreads that factors are found for, as quantiles
 LEAST = 500  # pixels that make a factor
 WANTED = 0.915  # of the pixels of people like these: those of other scanners are less often within
 NOISY = 0.4  # share of training samples as of a noisier scanner: noise nobody can foretell is error
 HALF_LEVEL = 0.5 / 255
+SLICES = 240  # of the validation people that a scale is calibrated on, at the most
 # Validation slices take turns through these; they are the cases that the head is held to.
 CASES = (*NAMED, "blur-2", "rician-2")
 THROUGH_CASES = "slab-1", "slab-0.8", "slab-1+rician-2"
 
 
-def learn_spread(network, slices, iterations: int, device, seed: int = 0, batch_size: int = 4):
+def add_error_head(path, stock: Stock, options: Options, validation, iterations: int) -> None:
+    """Give the network of a checkpoint an error head, trained anew and calibrated; the file is
+    written again. validation: slices of people it was not trained on."""
+    checkpoint = load_checkpoint(path)
+    arch = {**checkpoint["arch"], "error_head": True}
+    network = modules.build(arch, checkpoint["scales"])
+    modules.adopt_weights(network, checkpoint)
+    network = network.to(stock.device).eval()
+    learn_error_head(network, stock, options, iterations)
+    calibration = {
+        scale_name(scale): calibrate(network, validation, scale, stock.device)
+        for scale in network.scales
+    }
+    model = {k: v.cpu() for k, v in network.state_dict().items()}
+    save_checkpoint(path, checkpoint | dict(arch=arch, model=model, calibration=calibration))
+    note(f"{path}: has an error head now, calibrated on {validation.counts()}")
+
+
+def learn_error_head(network, stock: Stock, options: Options, iterations: int) -> None:
     """Train the error head by the likelihood of a Laplace distribution, all else unchanged."""
     network.requires_grad_(False)
-    network.spread.requires_grad_(True)
-    optimiser = torch.optim.Adam(network.spread.parameters(), 3e-3)
+    network.error_head.requires_grad_(True)
+    many = options.degradation if options.degradation == "wide" else "mixed"
+    options = replace(
+        options, seed=options.seed + 1, noisy=NOISY, degradation=many, rank=0, world=1
+    )
+    optimiser = torch.optim.Adam(network.error_head.parameters(), 3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, iterations)
     for iteration in (bar := progress(range(iterations), desc="error head", unit="step")):
-        batch = training_batch(
-            slices, iteration, seed=seed + 1, batch_size=batch_size, patch=48, device=str(device),
-            degradation="wide" if network.told else "mixed", scale=network.scale, noisy=NOISY,
-        )  # fmt: skip
-        found = network.describe(batch.view) if network.told else None
-        sr, spread = network(batch.lr, found, spread=True).split(1, 1)
+        batch = training_batch(stock, iteration, options)
+        description = None
+        if network.conditioned:
+            found = network.describe(batch.view)
+            description = modules.with_neighbours(found, batch.present, batch.distance)
+        found = network(batch.lr, batch.scale, description, error_map=True)
+        sr, expected = found.split(1, 1)
         error = (sr.detach().clamp(0, 1) - batch.hr).abs()
         # Black that stays black is most of a slice, and learned at once.
         counts = 0.1 + 0.9 * ((batch.hr >= HALF_LEVEL) | (sr >= HALF_LEVEL))
-        loss = (counts * (error / spread + spread.log())).sum() / counts.sum()
+        loss = (counts * (error / expected + expected.log())).sum() / counts.sum()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
-        if iteration % 20 == 0:
+        if iteration % 100 == 0:
             bar.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
 
 
 @torch.inference_mode()
-def calibrate(network, slices, subjects, device) -> dict:
-    """Factors that make the intervals right on these slices (split conformal, in bins of spread).
+def calibrate(network, slices, scale, device) -> dict:
+    """Factors that make the intervals right on these slices (split conformal, in bins of what is
+    expected).
 
     Angelopoulos and Bates, "A gentle introduction to conformal prediction", 2021, sec. 2.3: the
     quantile of the scores of people that were not trained on, for each size of what was predicted.
-    subjects: whose each slice is; all count the same.
+    All subjects count the same.
     """
-    cases = CASES if 1 not in network.scale else THROUGH_CASES
-    found = [{subject: [] for subject in subjects} for _ in range(2)]  # of quiet, of noisy slices
-    for i in progress(range(len(slices)), desc="calibrating", unit="slice"):
-        hr = torch.from_numpy(np.array(slices[i])).to(device).float()[None, None] / 255
-        hr = crop_to_scale(hr, network.scale)
+    through = 1 in scale
+    slices = slices.take(np.isin(slices.plane, (0, 1) if through else slices.plane.max()))
+    slices = slices.take(np.unique(np.linspace(0, len(slices) - 1, SLICES).round().astype(int)))
+    cases, subjects = (THROUGH_CASES if through else CASES), slices.subject.tolist()
+    pools = [{subject: [] for subject in subjects} for _ in range(2)]  # of quiet, of noisy slices
+    for i in progress(range(len(slices)), desc="calibrating", unit="slice", leave=False):
         case = cases[i % len(cases)]
-        lr = degrade(hr, case, network.scale, seed=i)
-        description = network.describe(lr) if network.told else None
-        sr, spread = network(lr, description, spread=True).split(1, 1)
-        error = (sr.clamp(0, 1) - hr).abs()
+        (part,) = parts_of(slices.take([i]), case, scale, device)
+        description = description_of(network, part)
+        found = network(seen_by(network, part.lr), scale, description, error_map=True)
+        sr, expected = found.split(1, 1)
+        error = (sr.clamp(0, 1) - part.hr).abs()
         # Black that stays black would make intervals look right.
-        counts = (hr >= HALF_LEVEL) | (sr >= HALF_LEVEL)
+        counts = (part.hr >= HALF_LEVEL) | (sr >= HALF_LEVEL)
         noisy = description is not None and noise_share(description) > 0.5
-        found[noisy][subjects[i]].append(torch.stack((error[counts], spread[counts])).cpu())
-    parts = [equal_shares(scores) for scores in found]
+        pools[noisy][subjects[i]].append(torch.stack((error[counts], expected[counts])).cpu())
+    parts = [equal_shares(scores) for scores in pools]
     edges = np.quantile(np.log(np.concatenate([p[1] for p in parts if p is not None])), EDGES)
     quiet, noisy = (None if part is None else factors_of(part, edges) for part in parts)
     return {"edges": edges.tolist(), "factors": quiet or noisy, "noisy": noisy or quiet}
 
 
 def equal_shares(scores: dict) -> np.ndarray | None:
-    """Errors and spreads, (2, n), as many of each subject; None if there are none."""
+    """Errors and what was expected, (2, n), as many of each subject; None if there are none."""
     scores = [torch.cat(parts, 1) for parts in scores.values() if parts]
     if not scores:
         return None
@@ -94,50 +119,12 @@ def equal_shares(scores: dict) -> np.ndarray | None:
 
 
 def factors_of(part: np.ndarray, edges: np.ndarray) -> list[float]:
-    """For pixels of about each spread the factor that makes WANTED of them lie within."""
-    error, spread = part
-    nearest = np.digitize(np.log(spread), (edges[1:] + edges[:-1]) / 2)
-    factors, scores = [], error / spread
+    """For pixels of about each expected error the factor that makes WANTED of them lie within."""
+    error, expected = part
+    nearest = np.digitize(np.log(expected), (edges[1:] + edges[:-1]) / 2)
+    factors, scores = [], error / expected
     for i in range(len(edges)):
-        mine = scores[nearest == i] if (nearest == i).sum() >= LEAST else scores
-        level = min(1.0, WANTED * (1 + 1 / len(mine)))
-        factors.append(float(np.quantile(mine, level)) / INTERVAL)
+        of_bin = scores[nearest == i] if (nearest == i).sum() >= LEAST else scores
+        level = min(1.0, WANTED * (1 + 1 / len(of_bin)))
+        factors.append(float(np.quantile(of_bin, level)) / INTERVAL)
     return factors
-
-
-def main(argv=None):
-    parser = Parser(__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    add = parser.add_argument
-    add("checkpoint", nargs="+", help="weights of a network; of several files their mean")
-    add("--data", help="folder of pictures or volumes, as for train.py; default: data/ds002748")
-    add("--out", required=True, metavar="FILE", help="weights with the head, to be written")
-    add("--iterations", type=int_between(1), default=3000, help="steps of 4 patches (default 3000)")
-    add("--device", default="auto", help="auto, cpu, cuda, mps")
-    add("--threads", type=int_between(0, 1024), default=0, help="CPU threads; 0: PyTorch's choice")
-    add_data_arguments(add)
-    args = parser.parse_args(argv)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    device = pick_device(args.device)
-    checkpoint, names = load_mean(args.checkpoint), ", ".join(args.checkpoint)
-    if checkpoint["arch"].get("name") != "deep":
-        raise UsageError(f"{names}: only the default network has an error head")
-    given = modules.load_network(checkpoint, names)
-    if 1 in given.scale:
-        args.axis = "through"
-    parts, _ = load_parts(**{name: getattr(args, name) for name in DATA_OPTIONS})
-    arch = {**checkpoint["arch"], "spread": True}
-    network = modules.build(arch, given.scale)
-    modules.adopt_weights(network, checkpoint)
-    network = network.to(device).eval()
-    learn_spread(network, parts["train"], args.iterations, device, args.seed)
-    calibration = calibrate(network, parts["val"], parts["val"].subject, device)
-    model = {k: v.cpu() for k, v in network.state_dict().items()}
-    checkpoint |= {"arch": arch, "model": model, "calibration": calibration}
-    save_checkpoint(args.out, checkpoint)
-    print(f"written: {args.out}")
-
-
-if __name__ == "__main__":
-    run_main(main)

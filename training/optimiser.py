@@ -38,7 +38,9 @@ class Muon(torch.optim.Optimizer):
             for kernel in group["params"]:
                 if kernel.grad is None:  # a layer without a part in the result
                     continue
-                mean = self.state[kernel].setdefault("mean", torch.zeros_like(kernel))
+                if "mean" not in self.state[kernel]:
+                    self.state[kernel]["mean"] = torch.zeros_like(kernel)
+                mean = self.state[kernel]["mean"]
                 mean.lerp_(kernel.grad, 1 - momentum)
                 step = kernel.grad.lerp(mean, momentum).flatten(1)  # Nesterov's momentum
                 sizes[step.shape].append((kernel, step))
@@ -53,14 +55,34 @@ class Muon(torch.optim.Optimizer):
                 # 9.6: so that one `lr` serves Adam and Muon.
                 steps = 9.6 * group["lr"] * (steps.mT if tall else steps)
                 for (kernel, _), step in zip(found, steps):
-                    kernel -= step.reshape(kernel.shape)
+                    kernel.sub_(step.reshape(kernel.shape))
 
 
 def optimisers_of(network, name: str, lr: float) -> list:
-    """Muon for the hidden convolutions' kernels and Adam for the rest; or Adam for all."""
+    """Muon for the hidden convolutions' kernels and Adam for the rest; or Adam for all.
+
+    On CUDA the learning rate is a tensor there, so that a recorded step can be replayed at another.
+    """
     kinds = (torch.nn.Conv2d,) if name == "muon" else ()
+    heads = [head for head in (network, getattr(network, "error_head", None)) if head is not None]
+    outer = {id(tail) for head in heads for tail in head.tails.values()}
+    outer.add(id(getattr(network, "head", None)))
     hidden = [m for m in network.modules() if isinstance(m, kinds) and m.in_channels > 1]
-    hidden = [m.weight for m in hidden if m is not network.tail]
+    hidden = [m.weight for m in hidden if id(m) not in outer]
     rest = [p for p in network.parameters() if not any(p is kernel for kernel in hidden)]
-    adam = torch.optim.Adam(rest, lr, fused=rest[0].device.type in ("cpu", "cuda"))
+    device = rest[0].device
+    if device.type == "cuda":
+        lr = torch.tensor(lr, device=device)
+    adam = torch.optim.Adam(rest, lr, fused=device.type in ("cpu", "cuda"),
+                            capturable=device.type == "cuda")  # fmt: skip
     return [adam, Muon(hidden, lr)] if hidden else [adam]
+
+
+def set_rate(optimisers: list, rate: float) -> None:
+    """Change the learning rate."""
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            if torch.is_tensor(group["lr"]):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from utils import UsageError
 
@@ -21,6 +22,11 @@ def world() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
+def is_chief() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return rank() == 0
+
+
 def job() -> str:
     """The name of this torchrun job, the same after a restart or requeue; '' if it has none."""
     name = os.environ.get("TORCHELASTIC_RUN_ID", "")
@@ -32,12 +38,14 @@ def restarts() -> int:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
-def join_processes(args, device: torch.device) -> torch.device:
-    """Join the other processes. Returns the device of this one."""
-    if not args.run:
+def join_processes(run: str | None, batch_size: int, device: torch.device) -> torch.device:
+    """Join the other processes, if there are any. Returns the device of this one."""
+    if world() == 1:
+        return device
+    if not run:
         raise UsageError("several processes need one: torchrun … -- train.py --run FOLDER")
-    if args.batch_size % world():
-        raise UsageError(f"--batch-size {args.batch_size} cannot be shared by {world()} processes")
+    if batch_size % world():
+        raise UsageError(f"--batch-size {batch_size} cannot be shared by {world()} processes")
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
@@ -53,6 +61,42 @@ def join_processes(args, device: torch.device) -> torch.device:
     return device
 
 
+def leave_processes() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def chief_first(work):
+    """work(), by rank 0 before the others: they find in the cache what it has decoded."""
+    if not is_chief():
+        dist.barrier()
+    result = work()
+    if is_chief() and world() > 1:
+        dist.barrier()
+    return result
+
+
+def shared(network, several_scales: bool):
+    """The network as all processes train it together: gradients are averaged."""
+    if world() == 1:
+        return network
+    # Buffers are constants, the same in all; of several scales each batch uses one.
+    options = dict(broadcast_buffers=False, find_unused_parameters=several_scales)
+    return DistributedDataParallel(network, **options)
+
+
+def mean_of_all(values: torch.Tensor) -> torch.Tensor:
+    """The mean of a tensor over the processes."""
+    return sum_of_all(values) / world()
+
+
+def sum_of_all(values: torch.Tensor) -> torch.Tensor:
+    """The sum of a tensor over the processes."""
+    if world() > 1:
+        dist.all_reduce(values)
+    return values
+
+
 class Stop:
     """Ctrl-C and SIGTERM: finish the step, save, stop. A second Ctrl-C stops at once."""
 
@@ -65,6 +109,16 @@ class Stop:
             os._exit(130)  # files are written whole or not at all, so nothing is torn
         self.signal = number
 
+    def agreed(self, due: bool, device) -> int:
+        """The signal that all processes know of; several ask one another only where it is due."""
+        if world() == 1:
+            return self.signal
+        if not due:
+            return 0
+        asked = torch.tensor(self.signal, device=device)
+        dist.all_reduce(asked, dist.ReduceOp.MAX)
+        return int(asked)
+
     def end(self):
         for number, handler in self.before.items():
             signal.signal(number, handler)
@@ -75,7 +129,7 @@ def leave(status: int) -> int:
 
     At a regular exit the threads of gloo now and then abort a process whose work is done.
     """
-    if rank() > 0:
+    if not is_chief():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

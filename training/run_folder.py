@@ -22,7 +22,7 @@ from utils import DataError, UsageError, as_data_error, atomic_write, reason
 LOG_FIELDS = ("iteration", "loss", "bicubic_loss", "lr", "val_mse", "val_psnr", "bicubic_psnr")
 
 
-def claim_folder(named=None, may_go_on=False) -> Path:
+def create_run(named=None, may_go_on=False) -> Path:
     """The folder that is named, or runs/<date>-<time>, taken for one run alone.
 
     may_go_on: after a restart the folder may have been used before.
@@ -44,7 +44,7 @@ def claim_folder(named=None, may_go_on=False) -> Path:
             run = wanted.with_name(f"{wanted.name}-{n}")
 
 
-def give_up_folder(run: Path) -> None:
+def discard_run(run: Path) -> None:
     """Take back the claim on a folder in which no run began."""
     if not (run / "config.json").exists():
         with suppress(OSError):
@@ -74,6 +74,30 @@ def write_log(path, rows) -> None:
         writer = csv.DictWriter(file, LOG_FIELDS, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def begin(run: Path, rows) -> None:
+    """Make the folder as it was when the rows of its log were written."""
+    for left in run.glob(".*.part"):  # of a write that was cut off
+        left.unlink()
+    write_log(run / "log.csv", rows)
+
+
+def log_rows(losses, found, state, run: Path, checked: bool) -> list[dict]:
+    """The rows of log.csv of these (iteration, learning rate, …), found: their losses and those of
+    bicubic upsampling. Raises DataError if a loss, or if checked a weight, is no number."""
+    sound = not checked or all(bool(w.isfinite().all()) for w in state.network.parameters())
+    rows = []
+    for (iteration, rate, _), (loss, bicubic) in zip(losses, found):
+        if not math.isfinite(loss) or (iteration == losses[-1][0] and not sound):
+            what = "weights are not finite" if math.isfinite(loss) else f"loss is {loss}"
+            raise DataError(
+                f"{what} at iteration {iteration}, learning rate {rate:.3g}: try a lower --lr; the "
+                f"weights before are in {run}"
+            )
+        row = {"iteration": iteration, "loss": loss, "bicubic_loss": bicubic, "lr": rate}
+        rows.append(dict.fromkeys(LOG_FIELDS, "") | row)
+    return rows
 
 
 def append_log(path, rows) -> None:
@@ -109,7 +133,7 @@ def loss_curve(checkpoint) -> tuple[tuple[int, ...], tuple[float, ...]]:
 
 def commit() -> str:
     """The commit of this program, '' outside a clone."""
-    here = Path(__file__).parent
+    here = Path(__file__).parent.parent
     command = ["git", "-C", str(here), "describe", "--always", "--dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -140,7 +164,7 @@ def save_last(run: Path, state: State, about: dict) -> None:
     save_checkpoint(run / "last.pt", {**about, "model": state.network.state_dict(), **parts})
 
 
-def go_on(run: Path, state: State, config: dict, total: int) -> list[dict]:
+def resume(run: Path, state: State, config: dict, total: int) -> list[dict]:
     """Restore the state of last.pt. Returns the rows of the log so far."""
     saved = load_checkpoint(run / "last.pt")
     before = read_config(run)
@@ -155,7 +179,10 @@ def go_on(run: Path, state: State, config: dict, total: int) -> list[dict]:
         state.network.load_state_dict(saved["model"])
         state.average.load_state_dict(saved["average"])
         for optimiser, values in zip(state.optimisers, saved["optimisers"], strict=True):
+            rates = [group["lr"] for group in optimiser.param_groups]
             optimiser.load_state_dict(values)
+            for group, rate in zip(optimiser.param_groups, rates):
+                group["lr"] = rate  # on the device where it was
         state.iteration, state.best = saved["iteration"], saved["best"]
     if total < state.iteration:
         raise UsageError(f"--resume {run}: is at iteration {state.iteration} already, not {total}")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import random_network, save_weights
+from conftest import random_network, save_weights, slices_of_person
 from made_files import save_volume
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
@@ -21,7 +21,7 @@ from degradation import degrade
 from evaluation import metrics
 from evaluation.scoring import example_of, score_slices
 from inference import through_plane
-from inference.checkpoints import load_checkpoint
+from inference.checkpoints import load_checkpoint, save_checkpoint
 
 
 def by_hand(folder, upscale, degradation="bicubic"):
@@ -157,6 +157,44 @@ def test_data_and_split_are_those_of_the_checkpoints_run(run, capsys):
     (other / "config.json").write_text(json.dumps({"arguments": {"data": "everybody", "seed": 6}}))
     with pytest.raises(evaluate.UsageError, match="--seed: the runs of the checkpoints differ"):
         evaluate.main([str(folder / "best.pt"), str(other / "best.pt")])
+
+
+def test_people_of_the_weights_a_run_began_with_are_known(run, capsys):
+    folder, subjects = run
+    content = load_checkpoint(folder / "best.pt")
+    save_checkpoint(folder / "best.pt", content | {"people": [*subjects["test"], "x"]})
+    evaluate.main([str(folder / "best.pt")])
+    n = len(subjects["test"])
+    assert f"{n} of these {n} subjects" in capsys.readouterr().err
+    config = json.loads((folder / "config.json").read_text())
+    save_checkpoint(folder / "best.pt", content)  # as it began with weights that list nobody
+    config |= {"weights_without_people": ["old.pt"], "people_of_weights": ["y"]}
+    people, unlisted = evaluate.people_known(folder / "best.pt", config)
+    assert set(people) == {*subjects["train"], *subjects["val"], "y"} and unlisted == "old.pt"
+    (folder / "config.json").write_text(json.dumps(config))
+    evaluate.main([str(folder / "best.pt"), "--split", "val"])
+    said = capsys.readouterr().err
+    assert "old.pt, which it began with, lists none" in said and "it was trained on" in said
+
+
+@pytest.mark.parametrize("split", ["val", "all", "test"])
+def test_shipped_weights_know_the_val_people_of_the_clone(split, capsys):
+    args, configs = evaluate.arguments([str(evaluate.SHIPPED / "x4.pt"), "--split", split])
+    evaluate.warn_if_trained_on(args, configs, ["03", "55"])
+    said = "was trained on the train subjects of ds002748" in capsys.readouterr().err
+    assert said == (split != "test")
+
+
+def test_nobody_counts_subjects_that_names_do_not_tell(tiny, cli):
+    for n, name in enumerate(("K55_091", "K55_flip_091", "K56_091")):
+        pixels = slices_of_person(("03", "07", "18")[n])[10, 60:124, 60:124]
+        for folder, size in (("hr", 64), ("lr", 16)):
+            Path(folder).mkdir(exist_ok=True)
+            Image.fromarray(pixels).resize((size, size)).save(f"{folder}/{name}.png")
+    for options in (("--data", "hr", "--split", "all"), ("--pairs", "lr", "hr")):
+        status, printed, errors = cli(evaluate.main, tiny, *options)
+        assert status == 0 and "unknown subjects, 3" in printed and "cannot tell whose" in errors
+        assert "±" not in printed.split("mean ± sd")[0]
 
 
 def test_a_row_that_agrees_with_the_measured_slice(adni, tiny):

@@ -54,6 +54,18 @@ def test_the_mean_of_weights(tmp_path):
         checkpoints.load_mean([paths[0], paths[2]])
 
 
+def test_the_people_of_a_mean_are_those_of_all_its_files(tmp_path):
+    known = [["b", "a"], ["c", "a"], None, ["a", 3]]
+    for n, people in enumerate(known):
+        about = {} if people is None else {"people": people}
+        content = checkpoint_of(random_network(ARCH), ARCH) | about
+        checkpoints.save_checkpoint(tmp_path / f"{n}.pt", content)
+    paths = [tmp_path / f"{n}.pt" for n in range(4)]
+    assert checkpoints.load_mean(paths[:2])["people"] == ["a", "b", "c"]
+    assert "people" not in checkpoints.load_mean(paths[:3])  # nobody knows those of the third
+    assert "people" not in load_checkpoint(paths[3])  # no list of ids
+
+
 def refused(path) -> str:
     """The error that a file gives; it must be ours, short, in one line, and name the file."""
     with pytest.raises(DataError) as error:

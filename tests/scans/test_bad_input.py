@@ -259,6 +259,33 @@ def test_an_odd_file_is_upscaled_and_drawn(name, upscale, tmp_path):
     assert len(list((tmp_path / "out").iterdir())) == 3  # a result, its figure and its sidecar
 
 
+ANNEX = ".git/annex/objects/Kx/7q/MD5E-s9--a.png/MD5E-s9--a.png"
+POINTERS = {
+    "linked": (link(ANNEX), "git annex get"),
+    "unlocked": (write(b"/annex/objects/MD5E-s9--a.png\n"), "git annex get"),
+    "lfs": (
+        write(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"),
+        "git lfs pull",
+    ),
+}
+
+
+@pytest.mark.parametrize("ending", [".png", ".nii.gz", ".nii", ".dcm", ".mgz", ".img"])
+@pytest.mark.parametrize("name", POINTERS if POSIX else ["unlocked", "lfs"])
+def test_data_that_was_not_downloaded_is_said_to_be(name, ending, upscale, tmp_path, cli):
+    make, advice = POINTERS[name]
+    path = tmp_path / f"sub-1_1{ending}"
+    make(path)
+    status, _, errors = upscale(path)
+    assert status == 1
+    assert_one_line(errors, path.name, f"data not downloaded: {advice}")
+    (tmp_path / "data").mkdir()
+    for n in range(3):
+        make(tmp_path / f"data/sub-{n}_1{ending}")
+    status, _, errors = cli(train.main, *TRAIN)
+    assert status == 1 and errors.count(advice) >= 3
+
+
 def test_in_a_folder_the_good_files_are_done(upscale, tmp_path):
     source = tmp_path / "in"
     source.mkdir()

@@ -1,4 +1,4 @@
-"""Whose slice a file is: naming schemes of real data sets, left-out kinds, tables and splits."""
+"""Whose slice a file is: naming schemes of real data sets, left-out kinds, tables."""
 
 from pathlib import Path
 
@@ -7,8 +7,9 @@ from made_files import save_series
 from pydicom.uid import generate_uid
 
 import dataset
-from scans import subjects, volumes
-from scans.subjects import Name, Scan, find_scans, split_subjects, training_scans, whose
+from scans import files, listing
+from scans.listing import find_scans, training_scans
+from scans.subjects import Name, infer_subjects
 from utils import DataError
 
 CANNOT_TELL = "?"
@@ -18,15 +19,15 @@ SCHEMES = [line.split(" = ") for line in SCHEMES]
 
 
 def name_of(path: str) -> Name:
-    folders = [p for p in Path(path).parent.parts if p.lower() not in subjects.SPLITS]
-    picture = volumes.suffix(path) in volumes.PICTURES
-    return Name(tuple(folders), volumes.stem(path), picture)
+    folders = [p for p in Path(path).parent.parts if p.lower() not in listing.SPLITS]
+    picture = files.suffix(path) in files.PICTURES
+    return Name(tuple(folders), files.stem(path), picture)
 
 
 @pytest.mark.parametrize(("files", "wanted"), SCHEMES)
 def test_whose_the_files_are(files, wanted):
     names = [name_of(path) for path in files.split("; ")]
-    found, doubt = whose(names)
+    found, doubt = infer_subjects(names)
     if wanted == CANNOT_TELL:
         assert doubt
     else:
@@ -59,6 +60,9 @@ def test_classes_and_splits_are_folders_but_a_person_is_no_class(adni, tmp_path)
     make(tmp_path, "Training/p1/slice_1.png", "Validation/p2/slice_1.png", "test/12/7.png")
     found = [(s.split, s.group, s.subject) for s in find_scans(tmp_path)]
     assert found == [("test", "", "12"), ("train", "", "p1"), ("val", "", "p2")]
+    files = [f"Combined/{part}/{n}/sub-{n}_1.png" for part, n in (("train", "AD"), ("test", "NC"))]
+    found = [(s.split, s.group) for s in find_scans(make(tmp_path / "more", *files))]
+    assert found == [("test", "NC"), ("train", "AD")]
 
 
 def test_masks_derivatives_bold_and_diffusion_are_left_out_by_name(tmp_path, capsys):
@@ -86,7 +90,9 @@ def test_masks_derivatives_bold_and_diffusion_are_left_out_by_name(tmp_path, cap
     ]
     records = ["27_059_x4.json", "27_059_simulated_x4.json", "sub-1/anat/sub-1_through-x6.json"]
     records.append("sub-1_res-x4_desc-superres_T1w.json")
-    make(tmp_path, *kept, *left, *records)
+    make(tmp_path, *kept, *left)
+    for name in records:
+        (tmp_path / name).write_text('{"SourceSHA256": ""}')
     scans, _ = training_scans(tmp_path)
     assert {s.path.relative_to(tmp_path).as_posix() for s in scans} == set(kept)
     told = capsys.readouterr().err.splitlines()
@@ -105,12 +111,25 @@ def test_masks_derivatives_bold_and_diffusion_are_left_out_by_name(tmp_path, cap
 
 
 def test_dicom_series_of_nobody_belong_to_their_folder(tmp_path):
-    for patient in ("P1", "P2", "ANON"):
+    nobody = ("ANON", "REMOVED", "DEIDENTIFIED", "De-Identified", "XXXXXX", "000")
+    for n, patient in enumerate(("P1", "P2", *nobody)):
         for visit in "ab":
-            folder = tmp_path / f"top{patient}" / visit
+            folder = tmp_path / f"top{n}" / visit
             save_series(folder, n=2, series=generate_uid(), PatientID=patient)
     found = [scan.subject for scan in find_scans(tmp_path)]
-    assert found == ["topANON"] * 2 + ["P1"] * 2 + ["P2"] * 2
+    people = ["P1", "P2", *(f"top{n}" for n in range(2, 8))]
+    assert found == [person for person in people for _ in "ab"]
+    for visit in "ab":
+        save_series(tmp_path / "x" / visit, n=2, series=generate_uid(), PatientID="REMOVED")
+    with pytest.raises(DataError, match="--subjects FILE"):
+        dataset.load_parts(data=tmp_path / "x")
+
+
+def test_patient_ids_with_a_visit_are_asked_about(tmp_path):
+    for patient in ("0012_V1", "0012_V2", "0013_V1"):
+        save_series(tmp_path / patient, n=2, series=generate_uid(), PatientID=patient)
+    doubt = training_scans(tmp_path)[1]
+    assert "'0012_V1' and '0012_V2' may be one person" in doubt and "--subjects FILE" in doubt
 
 
 # --- whoever knows better -------------------------------------------------------------------------
@@ -119,7 +138,7 @@ def test_dicom_series_of_nobody_belong_to_their_folder(tmp_path):
 def test_doubt_is_said_with_examples_and_ends_by_confirmation(tmp_path):
     root = make(tmp_path / "in", *(f"{c}/27 ({n}).jpg" for c in ("Mild", "Non") for n in range(9)))
     scans, doubt = training_scans(root)
-    assert doubt.count("27 (") == 3 and "'Mild'" in doubt
+    assert doubt.count("27 (") == 3 and "the names do not say it" in doubt
     assert "--subjects FILE" in doubt and "--each-file-a-subject" in doubt and "\n" not in doubt
     with pytest.raises(DataError, match="cannot tell whose"):
         dataset.load_parts(data=root)
@@ -158,55 +177,12 @@ def test_a_table_without_a_file_or_a_column_is_refused(tmp_path):
     for text, words in (
         ("a_1.png,x\n", "lacks 1 of 2 files: b_1.png"),
         ("a\nb\n", "two columns"),
+        ("file,age,subject\na_1,61,x\nb_1,62\n", "this row has 2: b_1, 62"),
+        ("a_1,x\nb_1,y\nA_1,z\n", "gives A_1 two subjects, x and z"),
+        ("Image,Subject\nI218,x\na_1,x\nb_1,x\n218,y\n", "gives 218 two subjects, x and y"),
     ):
         (tmp_path / "list.csv").write_text(text)
         with pytest.raises(DataError, match=words):
             training_scans(root, tmp_path / "list.csv")
     with pytest.raises(DataError, match="no such file"):
         training_scans(root, tmp_path / "none.csv")
-
-
-# --- splits ---------------------------------------------------------------------------------------
-
-
-def scans_of(subjects, split="", group=""):
-    return [Scan(Path(f"{s}_{n}.png"), s, group, split) for s in subjects for n in range(2)]
-
-
-def test_split_keeps_subjects_apart_and_classes_balanced():
-    names = [f"s{n}" for n in range(60)]
-    scans = scans_of(names[:40], group="AD") + scans_of(names[40:], group="NC")
-    split = split_subjects(scans, seed=1)
-    assert set(split) == set(names)  # one place a subject
-    for chosen in (names[:40], names[40:]):
-        counts = {k: [split[s] for s in chosen].count(k) for k in ("train", "val", "test")}
-        assert counts["val"] == len(chosen) // 10
-        assert counts["test"] == pytest.approx(0.15 * len(chosen), abs=1)
-    assert split == split_subjects(scans, seed=1)
-    assert split == split_subjects(scans[::-1], seed=1)  # whatever order a disk lists files in
-    assert split != split_subjects(scans, seed=2)
-
-
-def test_split_respects_the_folders_of_the_data_set():
-    scans = scans_of([f"a{n}" for n in range(20)], "train") + scans_of(["b1", "b2"], "test")
-    split = split_subjects(scans, seed=0)
-    assert {s for s, k in split.items() if k == "test"} == {"b1", "b2"}
-    assert list(split.values()).count("val") == 2
-    split = split_subjects(scans + scans_of(["v"], "val"), seed=0)
-    assert {s for s, k in split.items() if k == "val"} == {"v"}
-    split = split_subjects(scans[:40] + scans_of(["v"], "val"), seed=0)
-    assert list(split.values()).count("test") == 3 and split["v"] == "val"
-
-
-def test_a_small_data_set_still_has_all_splits():
-    split = split_subjects(scans_of(["a", "b", "c"]), seed=0)
-    assert sorted(split.values()) == ["test", "train", "val"]
-    split = split_subjects(scans_of(["a", "b"], "train") + scans_of(["c"], "test"), seed=0)
-    assert sorted(split.values()) == ["test", "train", "val"]
-
-
-@pytest.mark.parametrize("other", ["val", "test"])
-def test_a_subject_on_both_sides_is_refused_by_name(other):
-    scans = scans_of(["a", "b", "twice"], "train") + scans_of(["c", "twice"], other)
-    with pytest.raises(DataError, match=rf"in train and in {other} too \(twice\)"):
-        split_subjects(scans, seed=0)

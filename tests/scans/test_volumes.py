@@ -12,7 +12,9 @@ import tifffile
 from made_files import HOSTILE, blob, corners, make_affine, png16, save_volume, with_alpha
 from PIL import Image
 
-from scans import dicom, pictures, volumes
+import dataset
+import predict
+from scans import dicom, listing, pictures, volumes
 from scans.pictures import read_picture
 from utils import DataError
 
@@ -309,6 +311,22 @@ def test_freesurfer_analyze_and_names_that_lie(tmp_path):
         np.testing.assert_allclose(corners(result), corners(image), atol=1e-4)
         big = isinstance(volume.header, nib.Nifti2Header)
         assert isinstance(result, nib.Nifti2Image if big else nib.Nifti1Image)
+
+
+def test_an_analyze_pair_in_capitals_is_read(tmp_path, cli, bicubic):
+    nib.save(nib.Nifti1Pair(blob((9, 8, 7)).astype(np.float32), AFFINE), tmp_path / "x.img")
+    for ending in ("img", "hdr"):
+        (tmp_path / f"x.{ending}").rename(tmp_path / f"X.{ending.upper()}")
+    wanted = blob((9, 8, 7)).astype(np.float32)
+    np.testing.assert_array_equal(volumes.read_volume(tmp_path / "X.IMG").stored, wanted)
+    for name in ("X.IMG", "X.HDR"):
+        words = ("--checkpoint", bicubic, "--no-figure", "--output", tmp_path / name[2:])
+        assert cli(predict.main, tmp_path / name, *words)[0] == 0
+    before = dataset.fingerprint(listing.find_scans(tmp_path), tmp_path)
+    with open(tmp_path / "X.HDR", "r+b") as header:
+        header.seek(148)  # its description
+        header.write(b"another")
+    assert dataset.fingerprint(listing.find_scans(tmp_path), tmp_path) != before
 
 
 def test_many_volumes_are_refused_unless_forced(tmp_path):

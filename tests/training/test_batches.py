@@ -1,164 +1,276 @@
-"""Training batches: pairs that match, pure functions of seed and iteration."""
+"""Training batches: pairs that match, of slices that belong together, whatever is drawn."""
+
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import slices_of_person
+from made_files import slices_of
 
-from dataset import Slices
-from degradation import ENTRIES, NAMED, degrade, describe_degradation
-from training.batches import VIEW, batches_ahead, training_batch
-from utils import UsageError
+from degradation import NAMED, degrade, describe_degradation
+from training import batches
+from training.batches import Options, Stock, training_batch
 
-
-@pytest.fixture(scope="module")
-def slices(real_slices, tmp_path_factory) -> Slices:
-    """Five slices, two of them of other sizes; the first and the second are neighbours."""
-    pixels = (real_slices[:, 0] * 255).round().to(torch.uint8).numpy()
-    return slices_of(
-        tmp_path_factory.mktemp("slices") / "pixels",
-        {"a.nii#4": pixels[0], "a.nii#5": pixels[1], "a.nii#7": pixels[2],
-         "b.png": pixels[0, :150, :99], "c.png": pixels[1, 20:, 30:]},
-    )  # fmt: skip
+SHAPES = [(30, 44, 52), (26, 40, 36)]  # of two volumes: slices, rows and columns
 
 
-def slices_of(file, named: dict) -> Slices:
-    """A data set of these arrays."""
-    file.write_bytes(b"".join(array.tobytes() for array in named.values()))
-    sizes = [0, *(array.size for array in named.values())]
-    shapes = np.array([array.shape for array in named.values()])
-    empty = np.full(len(named), "")
-    return Slices(file, np.cumsum(sizes)[:-1], shapes, empty, empty, np.array(list(named)))
+def options_of(**changed) -> Options:
+    usual = dict(seed=0, batch_size=8, patch=6, scales=((4, 4),), degradation="bicubic")
+    return Options(**usual | changed)
 
 
-def batch_of(slices, iteration=0, **changed):
-    options = dict(seed=0, batch_size=6, patch=16, degradation="bicubic")
-    return training_batch(slices, iteration, **(options | changed))
+@pytest.fixture
+def stock_of(tmp_path):
+    """stock_of(volumes, planes): a Stock of volumes (S, H, W), uint8."""
+    numbers = iter(range(99))
+    return lambda volumes, planes=(2,): Stock(
+        slices_of(tmp_path / f"{next(numbers)}.u8", volumes, planes, (1.5, 1.0, 1.0)), "cpu"
+    )
+
+
+@pytest.fixture
+def stock(stock_of) -> Stock:
+    """Two people of which each has 8 slices of 112x96, one behind the other."""
+    people = (slices_of_person(s)[4:12, 64:176, 80:176] for s in ("55", "71"))
+    return stock_of(list(people))
+
+
+def same(a, b, share=slice(None)) -> bool:
+    """Whether two batches are equal to the last bit; share: of the samples of b."""
+    pairs = [(getattr(a, field.name), getattr(b, field.name)) for field in fields(a)]
+    return all(torch.equal(x, y[share]) if torch.is_tensor(x) else x == y for x, y in pairs)
+
+
+# --- where samples come from ----------------------------------------------------------------------
+
+
+def coordinates(stocks, iteration, options):
+    """(HR, LR, batch): the slice, row and column of the volume that each pixel is of, NaN for
+    black. LR is every s-th pixel of HR. stocks: of volumes that hold these numbers, and of white.
+    """
+    options = replace(options, degradation="decimate")
+    *found, batch = (training_batch(stock, iteration, options) for stock in stocks)
+    gain = batch.hr.amax((1, 2, 3), keepdim=True)
+    places = []
+    for images in ([b.hr for b in found], [b.lr for b in found]):
+        values = torch.stack([image * 255 / gain for image in images], -1)
+        places.append((values / 3 - 1).round().where(values > 0, torch.nan))
+    return *places, batch
+
+
+@pytest.mark.parametrize(
+    ("planes", "scale", "neighbours", "patch"),
+    [((2,), (4, 4), 2, 6), ((0, 1, 2), (3, 3), 1, 5), ((0, 1), (4, 1), 2, 6), ((2,), (2, 2), 2, 0)],
+)
+def test_every_pixel_is_from_where_it_should_be(stock_of, planes, scale, neighbours, patch):
+    """However slices are flipped, turned and shifted: LR and HR show one place, rows and columns
+    run on, and neighbours are those of the same volume, or black and marked as missing."""
+    indices = [[3 + 3 * np.indices(shape)[axis] for shape in SHAPES] for axis in range(3)]
+    white = [np.full(shape, 255) for shape in SHAPES]
+    stocks = [stock_of([v.astype("u1") for v in values], planes) for values in (*indices, white)]
+    options = options_of(scales=(scale,), neighbours=neighbours, patch=patch)
+    looks, shifts, near = set(), set(), []
+    for iteration in range(24):
+        hr, lr, batch = coordinates(stocks, iteration, options)
+        own, corners = lr[:, neighbours], hr[:, 0, :: scale[0], :: scale[1]]
+        torch.testing.assert_close(own, corners, equal_nan=True)
+        for i in range(8):
+            window = hr[i, 0][:, ~hr[i, 0, 0].isnan().any(-1)]
+            window = window[~window[:, 0].isnan().any(-1)]
+            assert not window.isnan().any() and (not patch or window.shape == hr[i, 0].shape)
+            down, across = (window.diff(dim=k).reshape(-1, 3).unique(dim=0) for k in (0, 1))
+            (down,), (across,) = down.tolist(), across.tolist()  # each is the next one
+            (plane,) = (k for k in range(3) if down[k] == across[k] == 0)
+            assert sorted(map(abs, down)) == sorted(map(abs, across)) == [0, 0, 1]
+            turned = down[0 if plane else 1] == 0
+            looks.add((2 - plane, turned, sum(down), sum(across)))
+            if sum(down) > 0:
+                shifts.add(float(window[0, 0] @ torch.tensor(down)) % scale[0])
+            apart = (1.5 if plane == 0 else 1) / scale[1]
+            assert float(batch.distance[i]) == pytest.approx(apart)
+            present = batch.present[i].tolist()
+            for k, there in zip((-2, -1, 1, 2), present):
+                if abs(k) > neighbours:
+                    assert not there
+                    continue
+                seen, wanted = lr[i, neighbours + k], own[i].clone()
+                wanted[..., plane] += k if there else torch.nan
+                torch.testing.assert_close(seen.sum(-1), wanted.sum(-1), equal_nan=True)
+                torch.testing.assert_close(seen[..., plane], wanted[..., plane], equal_nan=True)
+            near += present if 2 <= window[0, 0, plane] < 24 else []
+    assert {look[0] for look in looks} == set(planes)
+    assert len({look[1:] for look in looks}) == (8 if scale[0] == scale[1] else 4)
+    assert len(shifts) == scale[0]  # of the LR grid
+    share = neighbours / 2
+    assert 0.5 * share < np.mean(near) < 0.75 * share  # missing now and then in the middle, too
+
+
+def test_thick_slices_are_means_of_so_many_and_so_are_their_neighbours(stock_of):
+    volume = np.random.default_rng(0).integers(0, 256, (30, 24, 20), np.uint8)
+    stock, options = stock_of([volume]), options_of(patch=0, neighbours=2, augment=False)
+    chosen = np.arange(8) + 9
+    looks = batches.draw_looks(stock, chosen, np.random.default_rng(0), (4, 4), options)
+    for thick, step in ((3, 3), (4, 6), (1, 2)):
+        looks = replace(looks, thick=thick, step=step)
+        found = batches.gather_windows(stock, looks, slice(None), (4, 4), 2).numpy()
+        for i, k in np.ndindex(8, 5):
+            place = looks.place[i] + (k - 2) * step
+            wanted = np.zeros((24, 20))
+            if 0 <= place <= 30 - thick:
+                wanted = np.floor(volume[place : place + thick].mean(0) + 0.5)
+            np.testing.assert_array_equal(found[i, k], np.pad(wanted, ((0, 0), (0, 4)))[:24, :24])
+
+
+def test_with_wide_slices_are_thick_now_and_then_and_what_is_marked_is_there(stock_of):
+    stock = stock_of([np.full((24, 40, 40), 255, np.uint8)])
+    distances = set()
+    for iteration in range(40):
+        batch = training_batch(stock, iteration, options_of(degradation="wide", neighbours=2))
+        middle, *others = (batch.lr[:, k].amax((1, 2)) > 0 for k in (2, 0, 1, 3, 4))
+        there = torch.stack(others, 1).float()
+        assert torch.equal(there[middle], batch.present[middle])
+        distances.add(round(float(batch.distance[0]) / 0.375))  # in slices
+    assert 1 in distances and max(distances) <= 12 and len(distances) > 5
+    pictures = stock_of([np.full((1, 40, 40), 255, np.uint8)] * 3)  # of which no mean is made
+    for iteration in range(8):
+        batch = training_batch(pictures, iteration, options_of(degradation="wide", neighbours=2))
+        assert (batch.hr.amax((1, 2, 3)) > 0).float().mean() > 0.7 and not batch.present.any()
+
+
+# --- pairs ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [*NAMED, "blur-2"])
-@pytest.mark.parametrize("scale", [(4, 4), (4, 1), (3, 3)], ids=str)
-def test_a_patch_is_cut_from_the_degraded_slice(slices, name, scale):
-    """The patch must be what degrading the whole slice gives there, edges of the patch included."""
-    same = [slices[0]]
-    batch = batch_of(same, degradation=name, augment=False, patch=9, scale=scale, batch_size=2)
-    hr = torch.from_numpy(same[0].copy())[None, None].float() / 255
-    hr = hr[..., : 200 // scale[0] * scale[0], : 160 // scale[1] * scale[1]]
-    whole = F.unfold(degrade(hr, name, scale), 9)[0].T
-    for patch in batch.lr:
-        assert (whole - patch.reshape(1, -1)).abs().amax(1).min() < 1e-6
-    assert batch.hr.shape == (2, 1, 9 * scale[0], 9 * scale[1])
+@pytest.mark.parametrize("scale", [(4, 4), (3, 3), (4, 1)], ids=str)
+def test_a_patch_is_cut_from_the_degraded_slice(stock_of, name, scale):
+    """The patch is what degrading the whole slice gives there, edges of the patch included."""
+    pixels = slices_of_person("55")[10, 24:216, 24:216]
+    through = 1 in scale
+    stock = stock_of([np.stack([pixels] * 8, 1 if through else 0)], (1,) if through else (2,))
+    options = options_of(degradation=name, augment=False, patch=8, scales=(scale,), batch_size=2)
+    batch = training_batch(stock, 0, options)
+    hr = torch.from_numpy(pixels.copy())[None, None].float() / 255
+    hr = hr[..., : hr.shape[-2] // scale[0] * scale[0], : hr.shape[-1] // scale[1] * scale[1]]
+    size = batch.lr.shape[-2:]
+    whole = F.unfold(degrade(hr, name, scale), size)[0].T
+    off = [(whole - patch.reshape(1, -1)).abs().amax(1).min() for patch in batch.lr]
+    assert max(off) < (0.03 if name == "kspace" else 1e-6)  # a sinc reaches farther than patches
+    assert batch.hr.shape == (2, 1, size[0] * scale[0], size[1] * scale[1])
 
 
-@pytest.mark.parametrize("name", [*NAMED, "mixed"])
-def test_augmented_pairs_still_match(slices, name):
-    batch = batch_of(slices, degradation=name, batch_size=12)
-    again = degrade(batch.hr, "bilinear")[..., 2:-2, 2:-2]
-    assert (again - batch.lr[..., 2:-2, 2:-2]).abs().mean() < 0.03
-    assert batch.lr.max() <= 1 and batch.hr.max() <= 1
+def test_augmented_pairs_still_match(stock):
+    for name in ("box", "bilinear", "bicubic", "nearest", "decimate"):
+        for scale in ((4, 4), (3, 3)):
+            options = options_of(degradation=name, scales=(scale,), patch=9, batch_size=16)
+            batch = training_batch(stock, 2, options)
+            off = (degrade(batch.hr, name, scale) - batch.lr)[..., 2:-2, 2:-2].abs()
+            assert off.max() < 1e-6, name
+            assert 0.7 <= batch.hr.amax((1, 2, 3)).max() <= 1
 
 
-def test_batches_are_a_function_of_seed_and_iteration(slices):
-    for name in ("bicubic", "wide"):
-        one, two = (batch_of(slices, 7, degradation=name, scale=(2, 2)) for _ in range(2))
-        for key in ("lr", "hr", "view", "description"):
-            assert torch.equal(getattr(one, key), getattr(two, key))
-        assert not torch.equal(one.lr, batch_of(slices, 8, degradation=name, scale=(2, 2)).lr)
-        other = batch_of(slices, 7, degradation=name, scale=(2, 2), seed=1)
-        assert not torch.equal(one.lr, other.lr)
+def test_each_description_is_of_its_own_sample(stock):
+    """Found among the named ones by degrading each slice again; of noise the size is that of the
+    slice's own white, whatever brightness was drawn."""
+    options = options_of(degradation="mixed", augment=False, patch=0, batch_size=16)
+    known = describe_degradation([batches.draw_degradation(n, None, (4, 4)) for n in NAMED], (4, 4))
+    for iteration in range(2):
+        batch = training_batch(stock, iteration, options)
+        off = torch.stack(
+            [(degrade(batch.hr, n) - batch.lr).square().mean((1, 2, 3)) for n in NAMED]
+        )
+        shown = off.argmin(0)
+        assert len(shown.unique()) == 4 and not torch.equal(shown, shown.sort()[0])
+        torch.testing.assert_close(batch.found[:, :16], known[shown, :16])
+    noisy = options_of(degradation="gaussian-4", patch=0)
+    batch = training_batch(stock, 0, noisy)
+    wanted = describe_degradation("gaussian-4", (4, 4)).expand(8, -1)
+    torch.testing.assert_close(batch.found, wanted)
+    gains = training_batch(stock, 0, replace(noisy, degradation="bicubic"))
+    noise = (batch.lr - gains.lr)[gains.lr > 0.1].std()
+    assert noise == pytest.approx(0.04 * 0.85, rel=0.1)  # gains are 0.7 to 1
 
 
-def test_batches_made_ahead_are_the_same_in_their_order(slices):
-    options = dict(seed=0, batch_size=3, patch=8, degradation="wide")
-    for workers in (0, 3, 9):
-        found = list(batches_ahead(slices, range(2, 9), workers, **options))
-        assert len(found) == 7
-        for iteration, batch in enumerate(found, 2):
-            assert torch.equal(batch.lr, training_batch(slices, iteration, **options).lr)
-    with pytest.raises(UsageError):  # what goes wrong in a thread is raised
-        list(batches_ahead(slices, range(4), 2, **(options | {"degradation": "fog"})))
-
-
-@pytest.mark.parametrize("degradation", ["bicubic", "wide"])
-def test_shares_of_processes_make_the_batch_of_one(slices, degradation):
-    whole = batch_of(slices, 3, degradation=degradation)
-    for rank in range(3):
-        share = batch_of(slices, 3, degradation=degradation, rank=rank, world=3)
-        for key in ("lr", "hr", "view", "description"):
-            assert torch.equal(getattr(share, key), getattr(whole, key)[rank::3])
-
-
-def test_an_epoch_visits_every_slice_once():
-    grey = [np.full((32, 32), 50 + n, np.uint8) for n in range(12)]
-    for epoch in (0, 1):
-        batch = batch_of(grey, epoch, batch_size=12, patch=4, augment=False)
-        assert sorted((batch.hr[:, 0, 0, 0] * 255).round().int().tolist()) == [*range(50, 62)]
-
-
-@pytest.mark.parametrize("patch", [0, 8, 64])
-def test_slices_of_different_sizes_make_a_batch(slices, patch):
-    batch = batch_of(slices, patch=patch, batch_size=10)
-    h, w = batch.lr.shape[-2:]
-    assert batch.hr.shape == (10, 1, 4 * h, 4 * w) and VIEW[0] <= batch.view.shape[-1] <= VIEW[1]
-    assert (h, w) == (patch, patch) if patch else h >= 49
-
-
-def test_views_of_many_sizes_show_the_middle_of_the_slices(slices):
-    views = [batch_of(slices, i, patch=8).view for i in range(12)]
-    assert {view.shape[-1] for view in views} > {VIEW[1]} and len({v.shape for v in views}) > 3
-    assert all(view.amax((1, 2, 3)).min() > 0.2 for view in views)
-
-
-def test_the_description_is_the_true_one(slices):
-    batch = batch_of(slices, degradation="blur-2+rician-3")
-    wanted = describe_degradation("blur-2+rician-3", (4, 4)).expand(6, ENTRIES)
-    torch.testing.assert_close(batch.description, wanted, atol=1e-6, rtol=0)  # not of the gain
-
-
-def test_wide_training_shows_other_contrasts(tmp_path):
+def test_wide_training_shows_other_contrasts(stock_of):
     """Grey values no longer keep their order in some of the samples."""
-    one = np.tile(np.arange(0, 256, 2, dtype=np.uint8), (64, 1))
-    ramp = slices_of(tmp_path / "pixels", {"a.png": one, "b.png": one})
-    batch = batch_of(ramp, degradation="wide", batch_size=24, patch=0)
+    ramp = stock_of([np.tile(np.arange(0, 256, 2, dtype=np.uint8), (2, 64, 1))])
+    batch = training_batch(ramp, 0, options_of(degradation="wide", batch_size=24, patch=0))
     rises = [(hr[0, 8].diff() > 0).float().mean() for hr in batch.hr]
     assert min(abs(2 * r - 1) for r in rises) < 0.8 and max(rises) > 0.9
 
 
-def test_a_thicker_slice_is_the_mean_of_neighbours_of_its_own_volume(slices):
-    both = np.stack((slices[0], slices[1])).astype(np.float32).mean(0)
-    for count in (2, 3, 5):  # number 6 is missing: no neighbours beyond it
-        assert np.abs(slices.thicker(0, count) - both).max() <= 0.5
-    for alone in (2, 3, 4):  # followed by a gap, by another file, by nothing
-        assert (slices.thicker(alone, 4) == slices[alone]).all()
+def test_wide_training_sees_the_upper_end_of_heads_more_often(stock_of):
+    volume = np.zeros((100, 32, 32), np.uint8)
+    volume[:20] = 200
+    heads, upper = stock_of([volume]), []
+    for name in ("bicubic", "wide"):
+        options = options_of(degradation=name, batch_size=100, patch=0)
+        found = torch.cat([training_batch(heads, i, options).hr for i in range(8)])
+        upper.append(float((found.amax((1, 2, 3)) > 0).float().mean()))
+    assert upper[0] < 0.25 and upper[1] > 0.34
 
 
-def test_slices_of_a_volume_are_told_from_those_beside_it(slices):
-    assert [list(slices.volume_of(i)) for i in range(5)] == [[0, 1, 2]] * 3 + [[3], [4]]
-
-
-def test_pictures_with_a_number_sign_in_their_names_are_no_volume(tmp_path):
-    pictures = {f"a#{i}.png": np.full((32, 32), 40 * i, np.uint8) for i in range(3)}
-    pictures = slices_of(tmp_path / "pixels", pictures)
-    assert list(pictures.volume_of(1)) == [1] and (pictures.thicker(1, 3) == pictures[1]).all()
-    assert pictures.place_of(1) == ("a#1.png", None)
-
-
-def test_wide_training_sees_the_upper_end_of_heads_more_often(tmp_path):
-    """The upper fifth of a volume has its own share beside that of all slices."""
-    flat = {f"a.nii#{i}": np.full((32, 32), 10 + 2 * i, np.uint8) for i in range(100)}
-    heads = slices_of(tmp_path / "pixels", flat)
-    options = dict(batch_size=400, patch=0)
-    brightest = [batch_of(heads, degradation=name, **options).hr.amax((1, 2, 3)) for name in
-                 ("bicubic", "wide")]  # fmt: skip
-    upper = [float((b > 0.64).float().mean()) for b in brightest]
-    assert upper[0] < 0.13 < upper[1]
-
-
-def test_a_noisier_scanner_leaves_noise_in_the_truth_too(slices):
-    options = dict(degradation="bicubic", batch_size=8, patch=0)
-    plain, noisy = (batch_of(slices, 2, **options, noisy=share) for share in (0.0, 1.0))
-    assert noisy.hr.min() >= 0 and noisy.hr.max() <= 1
+def test_a_noisier_scanner_leaves_noise_in_the_truth_too(stock):
+    plain, noisy = (training_batch(stock, 2, options_of(noisy=x, patch=0)) for x in (0.0, 1.0))
+    assert noisy.hr.min() >= 0 and noisy.hr.max() <= 1 and (noisy.hr - plain.hr).min() < -0.01
     rough = [(b.hr[..., 1:] - b.hr[..., :-1])[..., 2:].abs().mean() for b in (plain, noisy)]
     assert rough[1] > 1.1 * rough[0]
     again = degrade(noisy.hr, "bicubic")
-    assert (again - noisy.lr)[..., :30, :20].abs().max() < 2 / 255  # the LR is made of that truth
+    assert (again - noisy.lr).abs().max() < 1e-6  # the LR is made of that truth
+
+
+def test_views_show_parts_of_the_lr_slices_in_the_middle_of_black(stock_of):
+    stock, sizes = stock_of([np.full((9, 300, 300), 255, np.uint8)]), set()
+    for iteration in range(4):
+        options = options_of(patch=0, augment=False, degradation="nearest")
+        view = training_batch(stock, iteration, options).view
+        assert view.shape == (8, 1, batches.VIEW, batches.VIEW)
+        for image in view[:, 0] > 0:
+            rows, columns = (torch.where(image.any(k))[0] for k in (1, 0))
+            high, wide = len(rows), len(columns)
+            assert image.sum() == high * wide and min(high, wide) >= 20
+            middle = (int(rows[0] + rows[-1]), int(columns[0] + columns[-1]))
+            assert all(abs(m - 47) <= 1 for m in middle)
+            sizes.add((high, wide))
+    assert (48, 48) in sizes and len(sizes) > 8
+
+
+# --- the same again -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("degradation", ["mixed", "wide"])
+def test_batches_are_functions_of_seed_and_iteration_whatever_was_made_before(stock, degradation):
+    options = options_of(degradation=degradation, neighbours=2, noisy=0.5, batch_size=6)
+    options = replace(options, scales=((4, 4), (2, 2), (3, 3)))
+    one = training_batch(stock, 7, options)
+    assert not torch.equal(training_batch(stock, 8, options).hr, one.hr)
+    assert not torch.equal(training_batch(stock, 7, replace(options, seed=1)).hr, one.hr)
+    assert same(training_batch(stock, 7, options), one)
+    for rank in range(3):  # processes together see what one sees
+        share = training_batch(stock, 7, replace(options, rank=rank, world=3))
+        assert same(share, one, slice(rank, None, 3))
+
+
+def test_all_scales_are_drawn_one_that_is_named_twice_twice_as_often(stock):
+    options = options_of(scales=((4, 4), (2, 2), (2, 2)))
+    scales = [batches.scale_of(i, options) for i in range(600)]
+    assert np.mean([s == (2, 2) for s in scales]) == pytest.approx(2 / 3, abs=0.06)
+    for i in range(4):
+        batch = training_batch(stock, i, options)
+        assert batch.scale == scales[i] and batch.hr.shape[-1] == 6 * scales[i][1]
+
+
+def test_an_epoch_visits_every_slice_once(stock_of):
+    grey = (np.arange(50, 62, dtype=np.uint8)[:, None, None]).repeat(32, 1).repeat(32, 2)
+    stock, orders = stock_of([grey]), set()
+    for epoch in (0, 1):
+        options = options_of(batch_size=12, patch=4, augment=False)
+        seen = (training_batch(stock, epoch, options).hr[:, 0, 0, 0] * 255).round().int().tolist()
+        assert sorted(seen) == [*range(50, 62)]
+        orders.add(tuple(seen))
+    assert len(orders) == 2
+    three = stock_of([np.zeros((20, 24, 28), np.uint8)], (0, 1, 2))
+    times = np.bincount(three.chosen((4, 4), np.arange(4 * 52), 0))  # three of four are axial
+    assert (times[:52] == 1).all() and set(times[52:]) == {7, 8}
+    assert (np.bincount(three.chosen((4, 1), np.arange(52), 0)) == 1).all()

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, train_once
+from conftest import ROOT, slices_of_person, train_once
 from made_files import save_volume
 from PIL import Image
 
 import dataset
+import evaluate
 import modules
 import train
 from inference.checkpoints import load_checkpoint
@@ -189,7 +190,7 @@ def test_going_on_from_weights_leaves_out_their_error_head(command, no_figures):
     model = modules.build(arch).state_dict()
     about = dict(scale=[4, 4], degradation="bicubic", trained_on="")
     train.save_checkpoint("head.pt", dict(arch=arch, model=model, calibration={}, **about))
-    options = [*command, "--iterations", "2"]
+    options = [*command, "--iterations", "2", "--channels", "6", "--blocks", "1"]
     assert train.main([*options, "--weights", "head.pt", "--run", "r"]) == 0
     made = content("r/best.pt")["arch"]
     assert "spread" not in made and made["blocks"] == 1
@@ -197,10 +198,82 @@ def test_going_on_from_weights_leaves_out_their_error_head(command, no_figures):
     assert train.main(["--resume", "r", "--iterations", "3"]) == 0
 
 
-def test_through_the_slices_of_volumes(no_figures, real_slices, small, cli):
-    for n in range(4):
-        volume = real_slices[0, 0, 60:124:2, 40:96:2, None].numpy() * np.linspace(0.5, 1, 32)
-        save_volume(Path(f"heads/sub-0{n}.nii.gz"), np.roll(volume, n, 1))
+def people_of(run) -> dict:
+    return json.loads(Path(run, "config.json").read_text())["subjects"]
+
+
+@pytest.fixture(scope="module")
+def everybody(small, tmp_path_factory) -> Path:
+    """The same 12 people in one folder: the split is this program's."""
+    folder = tmp_path_factory.mktemp("everybody")
+    for path in small.rglob("*.png"):
+        shutil.copy(path, folder / path.name)
+    return folder
+
+
+def test_people_whom_the_first_weights_know_are_no_test_for_the_next(
+    command, everybody, no_figures, cli
+):
+    command = [*command, "--data", str(everybody), "--iterations", "2"]
+    assert train.main([*command, "--run", "a"]) == 0
+    options = ("--weights", "a/best.pt", "--seed", "1", "--run", "b")
+    status, _, errors = cli(train.main, *command, *options)
+    assert status == 0, errors
+    a, b = people_of("a"), people_of("b")
+    assert content("a/best.pt")["people"] == sorted(a["train"] + a["val"])
+    assert b["test"] == a["test"]
+    assert "val: 1 of 1 subjects" in errors and "that --weights know" in errors
+    other, _ = dataset.load_parts(data=everybody, seed=1)
+    assert set(other["test"].subject) != set(a["test"])  # as it would have been
+    evaluate.main(["b/best.pt", "--csv", "b.csv"])
+    with open("b.csv", newline="") as file:
+        assert {row["subject"] for row in csv.DictReader(file)} == set(b["test"])
+    shutil.rmtree("a")
+    assert train.main(["--resume", "b", "--iterations", "3"]) == 0  # with the same split
+    assert people_of("b") == b
+
+
+def test_a_checkpoint_lists_the_people_of_all_that_it_began_with(command, no_figures, short):
+    before = content(short / "best.pt")
+    train.save_checkpoint("first.pt", before | {"people": ["x1", "x2"]})
+    train.save_checkpoint("second.pt", before | {"people": ["x2", "x3"]})
+    start = [*command, "--iterations", "1", "--weights", "first.pt", "second.pt", "--run", "r"]
+    assert train.main(start) == 0
+    own = people_of("r")
+    for name in ("best.pt", "last.pt"):
+        people = sorted({"x1", "x2", "x3", *own["train"], *own["val"]})
+        assert content(f"r/{name}")["people"] == people
+
+
+def test_weights_that_list_nobody_are_said(command, no_figures, cli, short):
+    about = content(short / "best.pt")
+    about.pop("people")
+    train.save_checkpoint("old.pt", about)
+    status, _, errors = cli(
+        train.main, *command, "--iterations", "2", "--weights", "old.pt", "--run", "r"
+    )
+    assert status == 0 and "old.pt: does not list the people it was trained on" in errors
+    assert "people" not in content("r/best.pt")  # a part of them would look like all
+
+
+@pytest.mark.parametrize(("option", "value"), [("channels", 9), ("blocks", 3), ("model", "espcn")])
+def test_what_weights_decide_is_refused_and_the_config_tells_it(
+    command, no_figures, short, option, value, small
+):
+    start = ["--data", str(small), *command[2:4], "--weights", str(short / "best.pt")]
+    start += ["--iterations", "1", "--batch-size", "2", "--patch-size", "6", "--device", "cpu"]
+    with pytest.raises(UsageError, match=f"^--{option} {value}: .*best.pt has"):
+        train.main([*start, f"--{option}", str(value), "--run", "r"])
+    assert not Path("r").exists()
+    assert train.main([*start, "--run", "r"]) == 0
+    told = json.loads(Path("r/config.json").read_text())["arguments"]
+    assert (told["model"], told["channels"], told["blocks"]) == ("deep", 8, 2)
+
+
+def test_through_the_slices_of_volumes(no_figures, small, cli):
+    for person in ("03", "07", "52", "55"):
+        volume = slices_of_person(person)[10, 80:144:2, 88:144:2, None] * np.linspace(0.5, 1, 32)
+        save_volume(Path(f"heads/sub-{person}.nii.gz"), volume)
     words = "--scale 4x1 --iterations 2 --patch-size 8 --channels 4 --blocks 1 --batch-size 2"
     status, output, _ = cli(train.main, "--data", "heads", *words.split(), "--run", "a")
     assert status == 0 and "evaluate.py a/best.pt" in output and "predict.py" not in output

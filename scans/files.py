@@ -1,0 +1,97 @@
+"""What a file is, by its content and its name."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+VOLUMES = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".img.gz")
+DICOM = (".dcm", ".dicom", ".ima")
+RESULTS = "results of predict.py"
+# Known, but not read.
+UNREAD = (".gif", ".webp", ".jp2", ".heic", ".avif", ".nrrd", ".mha", ".mnc", ".zip", ".bz2")
+
+
+def natural(text) -> list:
+    """Sort key that puts slice 9 before slice 10."""
+    return [int(t) if t.isdigit() else t.lower() for t in re.split(r"(\d+)", str(text))]
+
+
+def suffix(path) -> str:
+    """The file's ending in lower case, with both parts of `.nii.gz`."""
+    endings = Path(Path(path).name.lower()).suffixes[-2:]
+    both = "".join(endings)
+    return both if both in (".nii.gz", ".img.gz", ".hdr.gz") else "".join(endings[-1:])
+
+
+def stem(path) -> str:
+    """The file's name without its ending, without both parts of `.nii.gz`."""
+    return Path(path).name[: -len(suffix(path)) or None]
+
+
+def partner(path, ending: str) -> Path:
+    """The other file of an Analyze pair: X.HDR of X.IMG, x.hdr of x.img."""
+    names = [stem(path) + end for end in (ending, ending.upper(), f"{ending}.gz")]
+    there = [other for name in names if (other := Path(path).with_name(name)).exists()]
+    return there[0] if there else Path(path).with_name(names[0])
+
+
+def is_result(path: Path) -> bool:
+    """Whether predict.py wrote a file: the record that lies beside each result says so."""
+    name = re.sub("_(figure|error|superresError)$", "", stem(path))
+    try:
+        record = path.with_name(f"{name}.json")
+        return record.exists() and "SourceSHA256" in json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def kind_of(path) -> str:
+    """`picture`, `volume` or `dicom`, by a file's first bytes; by its name where they say nothing.
+
+    '' for anything else. A `.nii` that is gzipped, a DICOM file without ending or a PNG called .dcm
+    are what they are.
+    """
+    head = first_bytes(path)
+    if head[128:132] == b"DICM":
+        return "dicom"
+    if head[344:347] in (b"n+1", b"ni1") or head[4:7] in (b"n+2", b"ni2"):
+        return "volume"
+    if head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM")):
+        return "picture"
+    kinds = {"picture": PICTURES, "volume": (*VOLUMES, ".hdr", ".hdr.gz"), "dicom": DICOM}
+    named = next((kind for kind, endings in kinds.items() if suffix(path) in endings), "")
+    # Old DICOM files begin with their first element.
+    bare = re.match(rb"\x08\0[\0\x05\x08\x16\x18]\0(..\0\0|[A-Z]{2})", head, re.DOTALL)
+    return named or ("dicom" if bare else "")
+
+
+def first_bytes(path) -> bytes:
+    """The first bytes of a file, unpacked if it is gzipped; none if it cannot be read."""
+    try:
+        if os.path.isfile(path):
+            with unpacked(path) as file:
+                return file.read(540)
+    except Exception:  # damaged in any way: whoever reads all of it says what is wrong
+        pass
+    return b""
+
+
+def unpacked(path):
+    """Open a file for reading, through gzip if it is gzipped."""
+    file = open(path, "rb")
+    if file.read(2) == b"\x1f\x8b":
+        from isal import igzip
+
+        file.close()
+        return igzip.open(path)
+    file.seek(0)
+    return file
+
+
+def open_gzip_for_writing(file):
+    """A stream that packs into an open file, ten times as fast as Python's own at equal sizes."""
+    from isal import igzip
+
+    return igzip.IGzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0)

@@ -1,0 +1,60 @@
+"""--labels: a label map beside an enlarged scan, without values between labels."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+from made_files import blob, save_volume
+
+import predict
+
+
+@pytest.fixture
+def scan(tmp_path):
+    path = save_volume(tmp_path / "p1_T1w.nii.gz", blob((20, 24, 6)), (1, 1, 3))
+    return path, nib.load(path)
+
+
+def save_labels(path, image, affine=None):
+    labels = np.random.default_rng(0).choice([0, 2, 41, 77], image.shape).astype(np.int16)
+    nib.save(nib.Nifti1Image(labels, image.affine if affine is None else affine), path)
+    return labels
+
+
+@pytest.mark.parametrize("way", [("--scale", 2), ("--through-plane", 3), ("--voxel-size", 1.5)])
+def test_labels_come_to_the_grid_of_the_result_and_stay_labels(tmp_path, scan, cli, bicubic, way):
+    path, image = scan
+    labels = save_labels(tmp_path / "seg.nii.gz", image)
+    arguments = ("--weights", bicubic, "--labels", tmp_path / "seg.nii.gz", "-o", tmp_path / "out")
+    assert cli(predict.main, path, *way, *arguments)[0] == 0
+    (name,) = (tmp_path / "out").glob("seg_*.nii.gz")
+    found = nib.load(name)
+    other = nib.load(name.with_name(name.name.replace("seg", "p1_T1w")))
+    assert found.shape == other.shape != image.shape
+    np.testing.assert_allclose(found.affine, other.affine)
+    values = np.asarray(found.dataobj)
+    assert values.dtype == np.int16
+    # Where a voxel's middle lies on the old grid decides.
+    to_old = np.linalg.inv(image.affine) @ found.affine
+    places = np.stack(np.meshgrid(*map(np.arange, found.shape), indexing="ij"), -1)
+    old = np.floor(places @ to_old[:3, :3].T + to_old[:3, 3] + 0.5 + 1e-6).astype(int)
+    old = np.minimum(old, np.array(image.shape) - 1)
+    assert (values == labels[tuple(np.moveaxis(old, -1, 0))]).mean() > 0.999
+
+
+def test_labels_on_another_grid_are_refused(tmp_path, scan, cli, bicubic):
+    path, image = scan
+    affine = image.affine.copy()
+    affine[0, 3] += 1
+    save_labels(tmp_path / "seg.nii.gz", image, affine)
+    arguments = ("--weights", bicubic, "--labels", tmp_path / "seg.nii.gz", "--scale", 2)
+    status, _, errors = cli(predict.main, path, *arguments)
+    assert status == 1 and "seg.nii.gz: lies on another grid than" in errors
+
+
+@pytest.mark.parametrize("name", ["p1_seg.nii.gz", "p1_x.nii.gz"])
+def test_a_label_map_alone_is_refused_and_told_of_labels(tmp_path, cli, bicubic, name):
+    """By its name, or by its values."""
+    few = np.random.default_rng(0).choice([0, 2, 41, 77], (8, 8, 5)).astype(np.int16)
+    path = save_volume(tmp_path / name, few.repeat(5, 0).repeat(5, 1).repeat(4, 2))
+    status, _, errors = cli(predict.main, path, "--weights", bicubic)
+    assert status == 1 and "--labels" in errors

@@ -1,0 +1,39 @@
+"""Copies of slices are found among thumbnails, as by comparing each view of each with each."""
+
+import numpy as np
+from conftest import slices_of_person
+
+from scans import copies
+
+
+def test_the_quick_search_finds_what_comparing_all_finds():
+    stack = np.concatenate([slices_of_person(p)[5:15:3] for p in ("03", "18", "55")])
+    stack[0] = 80  # a flat one
+    first = np.stack([copies.thumbnail(x) for x in stack])
+    second = np.stack(
+        [
+            copies.thumbnail(x)
+            for x in (stack[7][::-1], np.rot90(stack[2], 3), stack[1] // 2, np.full((9, 7), 80))
+        ]
+    )
+    second = np.concatenate([second, first[4:6], np.zeros_like(first[:1])])
+    # Two that differ in nothing but what all of their views share, and are just alike.
+    noise = np.random.default_rng(0).normal(size=(2, copies.SIZE, copies.SIZE))
+    a, b = np.mean(copies.views(noise), axis=0).reshape(2, -1)
+    just = np.rint(np.stack([a, a + 0.35 * b]) * 100).astype(np.int8)
+    first, second = np.concatenate([first, just[:1]]), np.concatenate([second, just[1:]])
+    found = set(copies.find_copies(first, second))
+    a, b = (copies.normalised(x) for x in (first, second))
+    best = np.max([np.einsum("iyx,jyx->ij", view, b) for view in copies.views(a)], axis=0)
+    assert found == set(zip(*(x.tolist() for x in np.nonzero(best > copies.ALIKE))))
+    assert found == {(7, 0), (2, 1), (1, 2), (4, 4), (5, 5), (12, 7)}
+    assert 0.95 < best[12, 7] < 0.96
+    assert not copies.find_copies(first, second[3:4]) and not copies.find_copies(first[:0], second)
+
+
+def test_people_of_one_scanner_at_one_height_are_not_copies():
+    """Measured over 3.7e8 pairs of slices of 59 people: 0.88 at the most."""
+    stack = [slices_of_person(p)[n] for p in ("03", "07", "18", "55") for n in (6, 12)]
+    views = copies.normalised(np.stack([copies.thumbnail(x) for x in stack]))
+    alike = views.reshape(8, -1) @ views.reshape(8, -1).T
+    assert (alike - np.eye(8)).max() < 0.8

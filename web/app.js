@@ -1,0 +1,194 @@
+// The page: takes files, shows how far they are, saves. The work is done behind it, in engine.js.
+import { Viewer } from './viewer.js'
+import { workerOf } from './workers.js'
+
+const $ = id => document.getElementById(id)
+const MB = bytes => bytes < 1e6 ? `${Math.ceil(bytes / 1e3)} KB` : `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`
+const touch = matchMedia('(pointer: coarse)').matches, phone = touch && Math.min(screen.width, screen.height) < 600
+const memory = phone ? 3e8 : touch || navigator.deviceMemory < 4 ? 6e8 : 1.2e9 // bytes, see memoryOf in engine.js
+const cores = Math.min(phone ? 2 : 4, navigator.hardwareConcurrency || 2) // each takes 0.15 GB
+const workers = Number(new URLSearchParams(location.search).get('workers')) || cores
+
+let engine, example, ready = false
+let queue = [], job = null, busy = false // jobs: {file, wish}; job: the one under way, or done last
+let last = null, begun = 0 // last: what its links save
+
+// --- loading --------------------------------------------------------------------------------------
+
+/** The bytes of a file of this site, unpacked if they are gzipped. loaded(n): n more bytes came. */
+async function bytesOf(url, loaded) {
+  const answer = await fetch(new URL(url, import.meta.url))
+  if (!answer.ok) throw new Error(`${url} is missing here`)
+  const counted = new TransformStream({ transform(part, control) { loaded(part.length); control.enqueue(part) } })
+  const bytes = await new Response(answer.body.pipeThrough(counted)).arrayBuffer(), [a, b] = new Uint8Array(bytes)
+  if (!url.endsWith('.wasm.gz') || a !== 0x1f || b !== 0x8b) return bytes // some servers unpack by themselves
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream('gzip'))).arrayBuffer()
+}
+
+/** All that will ever be needed comes now. Then the page forbids itself any connection, and so do the workers, which
+ * are made after that. */
+async function start() {
+  let sum = 0
+  const loaded = n => { sum += n; if (!queue.length) say(`Loading, once: ${MB(sum)} …`) }
+  const weights = JSON.parse(new TextDecoder().decode(await bytesOf('./weights/brain.json', loaded)))
+  const names = [weights.describe, ...Object.values(weights.files)].filter(Boolean)
+  const urls = ['./vendor/ort.wasm.gz', './vendor/thick.nii.gz', ...names.map(name => `./weights/${name}`)]
+  const [wasm, thick, ...models] = await Promise.all(urls.map(url => bytesOf(url, loaded)))
+  example = new File([thick], 'thick.nii.gz')
+  const rule = document.createElement('meta')
+  Object.assign(rule, { httpEquiv: 'Content-Security-Policy', content: "connect-src 'none'" })
+  document.head.append(rule)
+  engine = workerOf(new URL('./engine.js', import.meta.url))
+  engine.onerror = event => fail(event.message)
+  engine.onmessage = ({ data }) => { for (const [what, value] of Object.entries(data)) told[what](value) }
+  const files = Object.fromEntries(names.map((name, i) => [name, models[i]]))
+  engine.postMessage({ begin: { wasm, files, weights, workers, memory } }, [wasm, ...models])
+}
+
+const say = words => { $('status').textContent = words }
+const fail = words => say(`This page cannot work here: ${words || 'the browser is too old'}.`)
+
+// --- what the engine tells ------------------------------------------------------------------------
+
+const told = {
+  failed: fail,
+  ready() {
+    ready = true
+    tellQueue()
+    next()
+  },
+  choices: showChoices,
+  plan(words) { $('plan').textContent = `${capital(words)}.`; $('left').textContent = 'Looking at it …' },
+  progress(share) {
+    $('progress').value = share
+    const left = (performance.now() - begun) / 1000 * (1 / share - 1)
+    $('left').textContent = share > 0.02 ? `About ${left < 90 ? `${Math.ceil(left)} s` : `${Math.round(left / 60)} min`} left` : ''
+  },
+  done({ seconds, found, warnings, ...summary }) {
+    outcome(`Done in ${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s.${found ? ` Found: ${found}.` : ''}`)
+    $('warnings').replaceChildren(...warnings.map(words => Object.assign(document.createElement('li'), { textContent: words })))
+    $('warnings').hidden = !warnings.length
+    $('result').hidden = false
+    for (const id of ['save-result', 'save-record']) $(id).classList.add('waiting')
+    viewer.open(summary)
+  },
+  packed(share) { $('save-result').textContent = `Preparing the file, ${Math.round(100 * share)} % …` },
+  saved(files) {
+    last = files
+    link($('save-result'), files.blob, files.name, `Save ${files.name} (${MB(files.blob.size)})`)
+    link($('save-record'), files.json, files.jsonName, 'Save how it was made (.json)')
+    finish()
+  },
+  view(picture) { viewer.draw(picture) },
+  error(words) {
+    outcome(`${capital(words.replace(/^(?=(is|has|holds|looks|says|cannot) )/, 'it '))}.`, true)
+    $('choice').open = !$('choice').hidden
+    finish()
+  },
+  stopped() { outcome('Stopped.'); finish() },
+}
+
+const capital = words => words[0].toUpperCase() + words.slice(1)
+
+/** Say how a file ended. */
+function outcome(words, bad = false) {
+  $('running').hidden = true
+  $('outcome').textContent = words
+  $('outcome').className = bad ? 'error' : ''
+}
+
+/** Make a link save a blob. */
+function link(anchor, blob, name, words) {
+  Object.assign(anchor, { href: URL.createObjectURL(blob), download: name, textContent: words })
+  anchor.classList.remove('waiting')
+}
+
+/** What can be asked for instead: {scales, throughPlane} (factors), voxelSize: whether one can be. */
+function showChoices({ scales, throughPlane, voxelSize }) {
+  const options = [['{}', 'what fits best'], ...scales.map(n => [`{"scale":${n}}`, `pixels ${n} times as fine`]),
+    ...throughPlane.map(n => [`{"throughPlane":${n}}`, `${n} thin slices of each`]),
+    ...voxelSize ? [['size', 'voxels of one size all around']] : []]
+  $('wish').replaceChildren(...options.map(([value, words]) => new Option(words, value)))
+  $('wish').value = job.wish.voxelSize ? 'size' : JSON.stringify(job.wish)
+  $('wish').oninput()
+  $('choice').hidden = false
+}
+
+// --- one file after the other ---------------------------------------------------------------------
+
+/** Put files behind those that wait. */
+function take(files) {
+  queue.push(...[...files].map(file => ({ file, wish: {} })))
+  if (busy || !ready) tellQueue()
+  next()
+}
+
+/** Begin the next one, if none is under way. */
+function next() {
+  if (!ready || busy || !queue.length) return
+  job = queue.shift()
+  busy = true
+  begun = performance.now()
+  if (last) keep(last)
+  last = null
+  $('name').textContent = job.file.name
+  $('plan').textContent = $('outcome').textContent = $('outcome').className = ''
+  $('left').textContent = 'Reading …'
+  $('progress').removeAttribute('value')
+  $('choice').open = false
+  for (const id of ['result', 'warnings', 'choice']) $(id).hidden = true
+  for (const id of ['work', 'running']) $(id).hidden = false
+  $('drop').classList.add('used')
+  $('work').scrollIntoView({ block: 'nearest' })
+  engine.postMessage(job)
+  tellQueue()
+}
+
+/** The one under way has ended. */
+function finish() {
+  busy = false
+  tellQueue()
+  next()
+}
+
+/** Keep the files of a result whose picture makes room for another. */
+function keep({ name, blob, json, jsonName }) {
+  const row = document.createElement('li'), [result, record] = [document.createElement('a'), document.createElement('a')]
+  link(result, blob, name, name)
+  link(record, json, jsonName, 'how it was made')
+  row.append(result, ', ', record)
+  $('results').prepend(row)
+  $('earlier').hidden = false
+}
+
+/** Say what waits. */
+function tellQueue() {
+  const waiting = queue.length > 1 ? `${queue.length} files wait. ` : queue.length ? '1 file waits. ' : ''
+  say(waiting + (!ready ? 'Loading …' : queue.length ? '' : 'Ready. It now works without the internet.'))
+}
+
+$('wish').oninput = () => { $('size-label').hidden = $('wish').value !== 'size' }
+$('again').onclick = () => {
+  const wish = $('wish').value === 'size' ? { voxelSize: Number($('size').value) } : JSON.parse($('wish').value)
+  queue.unshift({ file: job.file, wish })
+  if (busy) engine.postMessage({ stop: true })
+  else next()
+}
+$('stop').onclick = () => {
+  queue = []
+  $('left').textContent = 'Stopping …'
+  engine.postMessage({ stop: true })
+}
+$('file').onchange = ({ target }) => { take(target.files); target.value = '' }
+$('example').onclick = () => example && take([example])
+for (const [kind, over] of [['dragover', true], ['dragleave', false], ['drop', false]]) {
+  document.addEventListener(kind, event => {
+    event.preventDefault()
+    $('drop').classList.toggle('over', over)
+    if (kind === 'drop') take(event.dataTransfer.files)
+  })
+}
+window.addEventListener('beforeunload', event => { if (busy) event.preventDefault() })
+if (phone) $('device').textContent = ' On a phone: pictures, and scans of up to about 10 million voxels of result; a computer can do more.'
+const viewer = new Viewer(view => engine.postMessage({ view }))
+start().catch(error => fail(error.message))
