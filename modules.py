@@ -116,6 +116,10 @@ class ESPCN(nn.Module):
         scale = scale or self.scales[0]
         return sub_pixel_layer(self.tails[scale_name(scale)](self.layers(lr)), scale)
 
+    def describe(self, lr: torch.Tensor, told: torch.Tensor | None = None) -> torch.Tensor:
+        """Nothing is found: zeros (N, FOUND)."""
+        return lr.new_zeros(len(lr), FOUND)
+
 
 def tails_of(channels: int, scales, kernel: int, **options) -> nn.ModuleDict:
     """{name of a scale: convolution to its sub-pixels}."""

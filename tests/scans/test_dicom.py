@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import ANY
 
 import dcm2niix
 import nibabel as nib
@@ -24,8 +25,9 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 import predict
 from scans import dcm2niix as program
-from scans import volumes
-from scans.dicom import dicom_series, read_scan
+from scans import read
+from scans.dicom import dicom_series
+from scans.files import kind_of
 from utils import DataError
 
 DATA = np.random.default_rng(5).integers(0, 4000, (3, 4, 6, 5), dtype=np.uint16)  # times, slices
@@ -194,11 +196,11 @@ def test_every_voxel_lies_where_the_scanner_says(name, tmp_path, capsys):
     files = save(tmp_path / "a b ü", make())
     for file in files:
         change(file)
-    assert {volumes.kind_of(file) for file in files} == {"dicom"}
-    ((number, about, patient, members),) = dicom_series(files)
+    assert {kind_of(file) for file in files} == {"dicom"}
+    ((number, about, patient, members, _),) = dicom_series(files)
     assert (number, patient, set(members)) == ("3", "P042", set(files))
     assert about == f"MR t1 mprage, {len(files)} file(s)"
-    volume = read_scan(tmp_path, members, series=number)
+    volume = read(tmp_path, members, series=number)
     np.testing.assert_array_equal(at_places(volume, wanted.shape), wanted)
     assert volume.sizes == pytest.approx([0.75, 1.5, 2.0], rel=0.05)
     said = {"mosaic": "do not tell where", "many UIDs": "exported as classic"}.get(name)
@@ -210,7 +212,7 @@ def test_rounded_positions_neither_shear_nor_stretch(tmp_path):
     for step, sign in ((0.97, 1), (1.03, -1), (2.0, 1)):
         at = [np.round(ORIGIN + step * z * NORMAL, 1) for z in range(40)]
         made = [dicom(data[z], at[z], DIRECTION, number=50 + sign * z) for z in range(40)]
-        volume = read_scan(tmp_path, save(tmp_path / str(step), made))
+        volume = read(tmp_path, save(tmp_path / str(step), made))
         np.testing.assert_array_equal(at_places(volume, data.shape, step), data)
         axes = volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0)
         assert np.abs(axes.T @ axes - np.eye(3)).max() < 1e-4
@@ -220,8 +222,8 @@ def test_spacing_is_not_thickness_and_texts_are_utf8(tmp_path):
     made = slices(0, [0], SliceThickness=5.0, SpacingBetweenSlices=6.5, SeriesDescription="Kö")
     made[0].SpecificCharacterSet = "ISO_IR 192"
     files = save(tmp_path, without(made, "SeriesNumber"))
-    assert dicom_series(files) == [("0", "MR Kö, 1 file(s)", "P042", tuple(files))]
-    assert read_scan(files[0]).sizes == pytest.approx([0.75, 1.5, 6.5], rel=0.05)
+    assert dicom_series(files) == [("0", "MR Kö, 1 file(s)", "P042", tuple(files), ANY)]
+    assert read(files[0]).sizes == pytest.approx([0.75, 1.5, 6.5], rel=0.05)
 
 
 def mixed() -> list[Dataset]:
@@ -259,19 +261,19 @@ SEVERAL = {  # what each name means
 def test_each_series_is_listed_and_chosen_by_its_name(name, tmp_path):
     make, wanted = SEVERAL[name]
     files = save(tmp_path / "s", make())
-    found = {number: members for number, _, _, members in dicom_series(files)}
+    found = {number: members for number, _, _, members, _ in dicom_series(files)}
     assert set(found) == set(wanted)
     assert {len(members) for members in found.values()} == {min(4, len(files))}
     for number, members in found.items():
-        values = at_places(read_scan(tmp_path, members, series=number))
+        values = at_places(read(tmp_path, members, series=number))
         np.testing.assert_array_equal(values, DATA[wanted[number]])
     with pytest.raises(DataError, match=rf"holds {len(wanted)} volumes .*--force"):
-        read_scan(tmp_path, files)
+        read(tmp_path, files)
 
 
 def test_parts_of_one_file_become_results_with_names(tmp_path, tiny):
     file = save(tmp_path, mixed())[0].rename(tmp_path / "a.dcm")
-    always = ["--checkpoint", str(tiny), "--device", "cpu", "--no-figure", "--output"]
+    always = ["--weights", str(tiny), "--scale", "4", "--no-figure", "--output"]
 
     def results(*arguments):
         assert predict.main([*map(str, arguments), *always, str(tmp_path / "o")]) == 0
@@ -292,36 +294,36 @@ def test_the_planes_of_a_localizer_are_three_series(tmp_path):
     ]  # fmt: skip
     found = dicom_series(save(tmp_path, made))
     assert [number for number, *_ in found] == ["3", "3-2", "3-3"]
-    read = [read_scan(tmp_path, members, series=n) for n, _, _, members in found]
-    assert {volume.stored.shape for volume in read} == {(5, 6, 3)}
-    assert len({volume.stored.tobytes() for volume in read}) == 3
+    scans = [read(tmp_path, members, series=n) for n, _, _, members, _ in found]
+    assert {volume.stored.shape for volume in scans} == {(5, 6, 3)}
+    assert len({volume.stored.tobytes() for volume in scans}) == 3
 
 
 def test_slices_that_cannot_be_put_together_are_one_series_and_an_error(tmp_path):
     made = [single(t, z, RepetitionTime=4.0 * t + z) for t, z in EVERY]
-    ((number, about, _, members),) = dicom_series(save(tmp_path / "a", made))
+    ((number, about, _, members, _),) = dicom_series(save(tmp_path / "a", made))
     assert number == "3" and "12 file(s)" in about
     with pytest.raises(DataError, match=r"holds 12 volumes .*TR varies.*--force"):
-        read_scan(tmp_path, members, series=number)
-    for number, _, _, members in dicom_series(save(tmp_path / "b", made[:4])):
+        read(tmp_path, members, series=number)
+    for number, _, _, members, _ in dicom_series(save(tmp_path / "b", made[:4])):
         with pytest.raises(DataError, match=r"lie at 4 positions, but become 1 .*--force"):
-            read_scan(tmp_path, members, series=number)
+            read(tmp_path, members, series=number)
 
 
 def test_copies_and_files_without_a_picture_are_left_out(tmp_path, capsys):
     made, other = slices(), without(slices(1, [0, 1]), "PixelData", "Rows", "Columns")
     other[1].SOPClassUID = other[1].file_meta.MediaStorageSOPClassUID = "1.2.840.10008.1.3.10"
     files = save(tmp_path / "s", [*made, *made[1:3], *other])
-    ((number, *_, members),) = dicom_series(files)
+    ((number, _, _, members, _),) = dicom_series(files)
     assert len(members) == 7
-    np.testing.assert_array_equal(at_places(read_scan(tmp_path, members, series=number)), DATA[0])
+    np.testing.assert_array_equal(at_places(read(tmp_path, members, series=number)), DATA[0])
     (line,) = capsys.readouterr().err.splitlines()
     assert "1 file(s) without pixels are left out (IM00" in line
     assert not dicom_series(save(tmp_path / "r", other))
     made[0].PixelData = bytes(60)
     made[0].save_as(tmp_path / "s" / "other", enforce_file_format=True)
     with pytest.raises(DataError, match=r"IM00. and other differ, but say that they are the same"):
-        read_scan(tmp_path, [*members, tmp_path / "s" / "other"])
+        read(tmp_path, [*members, tmp_path / "s" / "other"])
 
 
 MISSING = "2 to 4 mm apart.*is one missing"
@@ -342,14 +344,14 @@ def test_what_may_be_wrong_is_refused_unless_forced(name, tmp_path, capsys):
     make, words, shape = REFUSED[name]
     files = save(tmp_path / "s", make())
     with pytest.raises(DataError, match=rf"{words}.*\(--force"):
-        read_scan(tmp_path / "s", files)
-    volume = read_scan(tmp_path / "s", files, force=True)
+        read(tmp_path / "s", files)
+    volume = read(tmp_path / "s", files, force=True)
     assert volume.stored.shape == (5, 6, *np.atleast_1d(shape))
     assert "warning: " in capsys.readouterr().err
 
 
 def test_what_dcm2niix_does_not_know_is_said(tmp_path, capsys):
-    read_scan(tmp_path, save(tmp_path, without(slices(), "PatientPosition", "PixelSpacing")))
+    read(tmp_path, save(tmp_path, without(slices(), "PatientPosition", "PixelSpacing")))
     pixels, harmless = sorted(capsys.readouterr().err.splitlines(), key=len)
     assert "1 mm is assumed" in pixels and "dcm2niix says: Patient Position" in harmless
 
@@ -358,24 +360,24 @@ def test_a_slice_cut_short_spoils_its_series_alone(tmp_path):
     other = save(tmp_path / "b", slices(1, series="1.4"))
     files = save(tmp_path / "a", slices())
     os.truncate(files[2], files[2].stat().st_size - 9)
-    (bad, *_, broken), (good, *_, intact) = dicom_series(files + other)
+    (bad, _, _, broken, _), (good, _, _, intact, _) = dicom_series(files + other)
     assert (bad, good, set(broken), set(intact)) == ("3", "3-2", set(files), set(other))
     with pytest.raises(DataError, match=r"not large enough.*IM002"):
-        read_scan(tmp_path, broken, series=bad)
-    np.testing.assert_array_equal(at_places(read_scan(tmp_path, intact, series=good)), DATA[1])
+        read(tmp_path, broken, series=bad)
+    np.testing.assert_array_equal(at_places(read(tmp_path, intact, series=good)), DATA[1])
 
 
 def test_packed_files_are_refused_with_the_way_out(tmp_path):
     files = save(tmp_path / "s", slices())
     for file in files:
         file.write_bytes(gzip.compress(file.read_bytes()))
-    ((_, _, _, members),) = dicom_series(files)
+    ((_, _, _, members, _),) = dicom_series(files)
     with pytest.raises(DataError, match=r"IM000: is gzipped.*gunzip"):
-        read_scan(tmp_path, members)
+        read(tmp_path, members)
     ds = single(0, 1)
     ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     with pytest.raises(DataError, match=r"IM000: is deflated.*dcmconv"):
-        read_scan(save(tmp_path / "t", [ds])[0])
+        read(save(tmp_path / "t", [ds])[0])
 
 
 @pytest.fixture
@@ -401,20 +403,20 @@ def large(tmp_path):
 def test_a_file_that_takes_too_long_or_too_much_is_refused(tmp_path, temporary, large, monkeypatch):
     monkeypatch.setattr(program, "SECONDS", -1000)
     with pytest.raises(DataError, match="takes dcm2niix too long"):
-        read_scan(large)
+        read(large)
     monkeypatch.setattr(program, "SECONDS", 60)
     monkeypatch.setattr(program, "BYTES", 2**20)
     ds = single(0, 0, Rows=1024, Columns=1024, PixelData=bytes(2 * 1024**2))
     ds.compress(RLELossless)  # 64 to 1
     with pytest.raises(DataError, match=r"unpacks to more than \d MB"):
-        read_scan(save(tmp_path / "t", [ds])[0])
+        read(save(tmp_path / "t", [ds])[0])
 
 
 def test_an_interrupt_ends_the_program_and_leaves_nothing(temporary, large):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
     threading.Timer(0.1, _thread.interrupt_main).start()
     with pytest.raises(KeyboardInterrupt):
-        read_scan(large)
+        read(large)
     signal.signal(signal.SIGINT, before)
     with pytest.raises(ChildProcessError):  # no child is left
         os.waitpid(-1, os.WNOHANG)
@@ -423,8 +425,8 @@ def test_an_interrupt_ends_the_program_and_leaves_nothing(temporary, large):
 def test_several_are_read_at_once(tmp_path, temporary):
     made = {name: save_series(tmp_path / name) for name in "abcd"}
     with ThreadPoolExecutor() as pool:
-        read = pool.map(read_scan, made, [sorted((tmp_path / n).iterdir()) for n in made])
-        for data, volume in zip(made.values(), read):
+        found = pool.map(read, made, [sorted((tmp_path / n).iterdir()) for n in made])
+        for data, volume in zip(made.values(), found):
             np.testing.assert_array_equal(at_places(volume, data.shape), data)
 
 
@@ -436,4 +438,4 @@ def test_without_dcm2niix_one_line_names_the_package(tmp_path, monkeypatch):
             dicom_series(files)
     monkeypatch.setitem(sys.modules, "dcm2niix", None)
     with pytest.raises(DataError, match=r"package dcm2niix .*pip install"):
-        read_scan(tmp_path, files)
+        read(tmp_path, files)
