@@ -427,13 +427,20 @@ def attempt(work, *given):
         return error
 
 
+def is_finished(job, upscaler, options: dict) -> bool:
+    """Whether the result of just this is there; not if the input cannot be read."""
+    from inference.sidecar import made_from
+
+    made = attempt(made_from, job, upscaler, options)
+    return not isinstance(made, DataError) and job.finished(made)
+
+
 def main(argv=None):
     args = arguments(argv)
     import torch
 
     from inference import Upscaler
     from inference.inputs import find_jobs, idle_options
-    from inference.sidecar import made_from
     from inference.tiling import tune_malloc
 
     tune_malloc()
@@ -465,7 +472,7 @@ def main(argv=None):
         mine = jobs[share::of]
         jobs = [
             job for job in mine if args.overwrite or args.simulate
-            or not job.finished(made_from(job, upscaler, options))
+            or not is_finished(job, upscaler, options)
         ]  # fmt: skip
         counts["finished before (--overwrite does them again)"] = len(mine) - len(jobs)
     figure = args.figure if args.figure is not None else args.report or not batch

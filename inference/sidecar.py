@@ -14,16 +14,16 @@ import numpy as np
 
 from inference.error_map import INTERVAL
 from scans.files import partner, suffix
-from utils import atomic_write, name_of_program, version, write_json
+from utils import as_data_error, atomic_write, name_of_program, version, write_json
 
 ERROR = "_error"  # what the labels of error maps end in
 BIDS_VERSION = "1.10.0"
 
 
 def digest_of(path: Path) -> str:
-    """The SHA-256 of a file's bytes."""
+    """The SHA-256 of a file's bytes. Raises DataError."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with as_data_error(path), open(path, "rb") as file:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
@@ -35,11 +35,12 @@ weights_digest = lru_cache(maxsize=16)(digest_of)  # the same weights for thousa
 def input_digest(source: Path, files=()) -> str:
     """The SHA-256 of an input; of a DICOM series that of its files' digests, in order of names; of
     an Analyze pair of both files'."""
+    files = sorted(files)
     if not files and suffix(source)[:4] == ".img":
         files = [source, partner(source, ".hdr")]
     if not files:
         return digest_of(source)
-    digests = [digest_of(file) for file in sorted(files)]
+    digests = [digest_of(file) for file in files]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
