@@ -20,8 +20,8 @@ from PIL import Image
 import dataset
 import evaluate
 import predict
-import train
 import scans
+import train
 import utils
 from benchmarks import fuzz
 from scans.files import kind_of
