@@ -267,7 +267,7 @@ POINTERS = {
 }
 
 
-@pytest.mark.parametrize("ending", [".png", ".nii.gz", ".nii", ".dcm", ".mgz", ".img"])
+@pytest.mark.parametrize("ending", [".png", ".nii.gz", ".dcm", ".img"])
 @pytest.mark.parametrize("name", POINTERS if POSIX else ["unlocked", "lfs"])
 def test_data_that_was_not_downloaded_is_said_to_be(name, ending, upscale, tmp_path, cli):
     make, advice = POINTERS[name]
