@@ -111,6 +111,7 @@ def read_dicom(path, files, series: str = "", force: bool = False) -> Scan:
     """
     import nibabel as nib
 
+    nib.imageglobals.logger.setLevel("CRITICAL")  # what it mends is said by `guesses`
     for file in files:
         if why := unreadable(file):
             raise DataError(f"{file}: {why}")
@@ -134,12 +135,8 @@ def read_dicom(path, files, series: str = "", force: bool = False) -> Scan:
     if left := [Path(files[i]).name for i, picture in members.items() if not picture.valid]:
         warn(f"{path}: {len(left)} file(s) without pixels are left out ({left[0]})")
     header = start_of(files[result.first], pictures[result.first].header)
-    if b"\x28\0\x30\0" not in header and b"\x18\0\x64\x11" not in header:
-        warn(f"{path}: does not say how large its pixels are; 1 mm is assumed")
-    if not len(places) and stored.shape[2] > 1:
-        warn(f"{path}: its files do not tell where each slice lies; dcm2niix is believed")
-    if times > 1:
-        warn(f"{path}: which slice belongs to which of its {times} volumes is not checked")
+    for words in guesses(result, pictures[result.first], header, stored.shape, len(places) > 0):
+        warn(f"{path}: {words}")
     if b"MONOCHROME1" in header:  # white is small: turned round within its own range
         stored = (float(stored.max()) + float(stored.min()) - stored).astype(stored.dtype)
     header = volumes.nifti_header(affine, 1)
@@ -147,6 +144,20 @@ def read_dicom(path, files, series: str = "", force: bool = False) -> Scan:
     slope, inter = float(image.dataobj.slope), float(image.dataobj.inter)
     stored = stored if times > 1 else stored[..., 0]
     return Scan(Path(path), stored, slope, inter, affine, header)
+
+
+def guesses(result: Result, first: Picture, header: bytes, shape, placed: bool):
+    """What is assumed where the files do not say it. placed: where the slices lie is known."""
+    if b"\x28\0\x30\0" not in header:  # PixelSpacing
+        yield "does not say how large its pixels are; 1 mm is assumed"
+    if shape[2] == 1 and not {"SliceThickness", "SpacingBetweenSlices"} & result.tags.keys():
+        yield "does not say how thick its slice is; 1 mm is assumed"
+    if not np.linalg.norm(first.direction) > 1:
+        yield "does not say which way its pictures lie; axial is assumed"
+    if not placed and shape[2] > 1:
+        yield "its files do not tell where each slice lies; dcm2niix is believed"
+    if shape[3] > 1:
+        yield f"which slice belongs to which of its {shape[3]} volumes is not checked"
 
 
 def chosen(path, results, series: str, said: list, force: bool) -> Result:
@@ -232,6 +243,9 @@ def lay_out(affine: np.ndarray, n: int, places: np.ndarray) -> tuple[np.ndarray,
     apart = np.linalg.norm(places[order] - grid, axis=1).max()
     if apart > min(0.3 * step, max(0.1 * step, 0.2)):
         gaps = np.diff(levels)
-        words = f"{gaps.min():.3g} to {gaps.max():.3g} mm apart, {apart:.2g} mm off their line"
+        if np.ptp(gaps) < 0.1 * step:
+            words = f"up to {apart:.2g} mm beside one another, as with a tilted gantry"
+            return affine, f"its slices lie {words}"
+        words = f"{gaps.min():.3g} to {gaps.max():.3g} mm apart"
         return affine, f"its slices are {words}: is one missing?"
     return affine, ""

@@ -156,6 +156,7 @@ BAD_FILES = {
     ),
     "promises more.dcm": dicom(Rows=999),
     "absurd size.dcm": dicom(Rows=65535, Columns=65535),
+    "no size.dcm": dicom(PixelSpacing=[0, 0]),
     "odd bits.dcm": dicom(BitsAllocated=7),
     "long name " + 240 * "x" + ".png": picture(grey()),
 }

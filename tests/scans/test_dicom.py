@@ -330,7 +330,7 @@ MISSING = "2 to 4 mm apart.*is one missing"
 REFUSED = {
     "missing": (lambda: slices(0, (0, 1, 3), PixelRepresentation=1), MISSING, 3),
     "missing frame": (lambda: enhanced([(0, z) for z in (0, 1, 3)]), MISSING, 3),
-    "shifted": (lambda: [single(0, z, z * ALONG) for z in range(4)], "off their line", 4),
+    "shifted": (lambda: [single(0, z, z * ALONG) for z in range(4)], "beside one another", 4),
     "no position": (lambda: without(slices(), "ImagePositionPatient"), "slices are flipped", 4),
     "times": (lambda: slices() + slices(1, number=9), "holds 2 volumes, as fMRI", (4, 2)),
     "enhanced times": (lambda: enhanced(EVERY, stack), "holds 3 volumes, as fMRI", (4, 3)),
@@ -354,6 +354,10 @@ def test_what_dcm2niix_does_not_know_is_said(tmp_path, capsys):
     read(tmp_path, save(tmp_path, without(slices(), "PatientPosition", "PixelSpacing")))
     pixels, harmless = sorted(capsys.readouterr().err.splitlines(), key=len)
     assert "1 mm is assumed" in pixels and "dcm2niix says: Patient Position" in harmless
+    made = without(slices(0, [0]), "SliceThickness", "ImageOrientationPatient")
+    read(tmp_path, save(tmp_path / "one", made))
+    thick, lies = sorted(capsys.readouterr().err.splitlines(), key=len)
+    assert "thick its slice is; 1 mm" in thick and "axial is assumed" in lies
 
 
 @pytest.mark.parametrize("cut", [1, 4])
