@@ -228,7 +228,7 @@ class Parser(argparse.ArgumentParser):
             description=description, formatter_class=Defaults, allow_abbrev=False,
             epilog=f"examples:\n{examples}" if examples else None,
         )  # fmt: skip
-        self.add_argument("--version", action="version", version=version())
+        self.add_argument("--version", action="version", version=f"{name_of_program()} {version()}")
         self.add_argument("--quiet", action="store_true", help="only results, warnings, errors")
 
     def parse_args(self, args=None, namespace=None):
