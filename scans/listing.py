@@ -51,6 +51,13 @@ class ScanFile:
     left_out: str = ""
 
 
+def names_below(root, scans: list[ScanFile]) -> list[str]:
+    """The path of each scan below a folder, with the numbers of series that lie in one folder."""
+    paths = [Path(os.path.relpath(scan.path, root)).as_posix() for scan in scans]
+    several = Counter(paths)
+    return [f"{p}_{s.series}" if several[p] > 1 else p for p, s in zip(paths, scans)]
+
+
 def find_scans(root) -> list[ScanFile]:
     """All pictures, volumes and DICOM series below a folder, in natural order. DataError: none."""
     return subjects_of(*files_below(Path(root)))[0]

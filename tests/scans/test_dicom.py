@@ -208,7 +208,7 @@ def test_every_voxel_lies_where_the_scanner_says(name, tmp_path, capsys):
 
 def test_rounded_positions_neither_shear_nor_stretch(tmp_path):
     data = np.arange(40, dtype=np.uint16)[:, None, None] + np.zeros((6, 5), np.uint16)
-    for step, sign in ((0.97, 1), (1.03, -1), (2.0, 1)):
+    for step, sign in ((0.7, 1), (1.03, -1), (2.0, 1)):
         at = [np.round(ORIGIN + step * z * NORMAL, 1) for z in range(40)]
         made = [dicom(data[z], at[z], DIRECTION, number=50 + sign * z) for z in range(40)]
         volume = read(tmp_path, save(tmp_path / str(step), made))
