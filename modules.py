@@ -116,7 +116,7 @@ class ESPCN(nn.Module):
         scale = scale or self.scales[0]
         return sub_pixel_layer(self.tails[scale_name(scale)](self.layers(lr)), scale)
 
-    def describe(self, lr: torch.Tensor, told=None) -> torch.Tensor:
+    def describe(self, lr: torch.Tensor, told=None, scale=None) -> torch.Tensor:
         """Nothing is found: zeros (N, FOUND)."""
         return lr.new_zeros(len(lr), FOUND)
 

@@ -139,8 +139,8 @@ def scans_below(image: Path, series, force: bool, alone: bool) -> list[tuple]:
     """
     if not image.is_dir():
         found = dicom.dicom_series([image]) if files.kind_of(image) == "dicom" else []
-        about = f"{found[0][1]} {found[0][0]}" if len(found) == 1 else ""
-        why = "" if force or series else why_not_anatomy(image, about=about)
+        known = found[0] if len(found) == 1 else None
+        why = "" if force or series else why_not_anatomy(image, series=known)
         if files.is_result(image) and not force:
             why = RESULTS
             if alone:
@@ -155,7 +155,9 @@ def scans_below(image: Path, series, force: bool, alone: bool) -> list[tuple]:
             return []
         scans = [ScanFile(image, "", "", "")]
         if len(found) > 1:  # echoes, phase ... in one file
-            scans = [replace(scans[0], files=(image,), series=n, about=a) for n, a, *_ in found]
+            scans = [
+                replace(scans[0], files=(image,), series=s.number, about=s.about) for s in found
+            ]
             scans = chosen_scans(image, scans, series) if series else scans
         return [(image.parent, scan, None) for scan in scans]
     bids = image if (image / "dataset_description.json").is_file() else None

@@ -36,11 +36,12 @@ weights_digest = lru_cache(maxsize=16)(digest_of)  # the same weights for thousa
 def input_digest(source: Path, files=()) -> str:
     """The SHA-256 of an input; of a DICOM series that of its files' digests, in order of names; of
     an Analyze pair of both files'."""
+    files = sorted(files)
     if not files and suffix(source)[:4] == ".img":
         files = [source, partner(source, ".hdr")]
     if not files:
         return digest_of(source)
-    digests = [digest_of(file) for file in sorted(files)]
+    digests = [digest_of(file) for file in files]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 

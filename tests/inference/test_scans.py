@@ -5,12 +5,10 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import pydicom
 import pytest
 import torch
 from conftest import pixels
 from made_files import ALONG, DOWN, NORMAL, ORIGIN, blob, dicom, save_series, save_volume
-from pydicom.uid import JPEGLSLossless, RLELossless
 
 import modules
 import predict
@@ -19,7 +17,7 @@ from evaluation import metrics
 from inference.sidecar import is_stripped
 from scans import Scan
 from scans.intensity import intensity_range
-from utils import DataError, UsageError
+from utils import UsageError
 
 
 @pytest.fixture
@@ -44,25 +42,11 @@ def test_a_dicom_folder_comes_back_as_nifti_beside_it(tmp_path, run):
     assert result.shape == (32, 40, 6) and result.get_data_dtype() == np.uint16
     assert (result.dataobj.slope, result.dataobj.inter) == (2, -30)
     np.testing.assert_allclose(result.header.get_zooms(), (0.75 / 4, 1.5 / 4, 2), rtol=1e-5)
-    small = result.get_fdata().reshape(8, 4, 10, 4, 6).mean((1, 3))
+    canonical = nib.as_closest_canonical(result).get_fdata()  # DICOM runs to the left and back
+    small = canonical.reshape(8, 4, 10, 4, 6).mean((1, 3))[::-1, ::-1]
     wanted = data.transpose(2, 1, 0) * 2.0 - 30
     assert np.abs(small - wanted)[1:-1, 1:-1].max() < 0.1 * np.ptp(wanted)
     assert b"t1 mprage" in bytes(result.header["descrip"])
-
-
-def test_dicom_alone_without_ending_or_compressed(tmp_path, run):
-    ds = dicom(np.arange(80, dtype=np.uint16).reshape(10, 8), ORIGIN, [*ALONG, *DOWN])
-    ds.compress(RLELossless)
-    ds.save_as(tmp_path / "one", enforce_file_format=True)
-    run(tmp_path / "one", "--scale", 4)
-    assert nib.load(tmp_path / "one_x4.nii.gz").shape == (32, 40, 1)
-    if not pydicom.pixels.get_decoder(JPEGLSLossless).is_available:
-        ds.file_meta.TransferSyntaxUID = JPEGLSLossless
-        ds.PixelData = pydicom.encaps.encapsulate([b"\xff\xd8\xff\xf7" + bytes(60)])
-        ds["PixelData"].is_undefined_length = True
-        ds.save_as(tmp_path / "ls.dcm", enforce_file_format=True)
-        with pytest.raises(DataError, match=r"ls.dcm: .*JPEG-LS.*pylibjpeg-libjpeg"):
-            run(tmp_path / "ls.dcm")
 
 
 def test_several_series_are_listed_and_chosen(tmp_path, run):
@@ -83,6 +67,9 @@ def test_several_series_are_listed_and_chosen(tmp_path, run):
     assert run(tmp_path, "--scale", 4, "--output", tmp_path / "p") == 0
     found = {p.name for p in (tmp_path / "p").iterdir()}
     assert found >= {"study_3_x4.nii.gz", "study_11_x4.nii.gz"}
+    for number, about in (("3", b"MR t1 mprage"), ("11", b"MR t2 tse")):
+        header = nib.load(tmp_path / f"p/study_{number}_x4.nii.gz").header
+        assert bytes(header["descrip"]).rstrip(b"\0") == about
 
 
 # --- what is said and recorded --------------------------------------------------------------------
