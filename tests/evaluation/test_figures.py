@@ -108,7 +108,7 @@ def test_examples_have_names_and_scores(tmp_path, drawn, errors):
     figures.examples_figure(tmp_path / "a.png", examples, errors=errors)
     gains = {f"degradation {n}": np.random.default_rng(n).normal(1, 1, 50) for n in range(15)}
     figures.worst_figure(tmp_path / "b.png", examples[:2], gains, title=LONG)
-    assert {"bicubic, 28.07 dB", "network, 28.07 dB", "truth"} <= set(drawn[0])
+    assert {"bicubic\n28.07 dB", "this network\n28.07 dB", "truth"} <= set(drawn[0])
 
 
 def head(size=(96, 80), brain=True) -> np.ndarray:
