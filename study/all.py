@@ -52,11 +52,12 @@ def main(argv=None):
     add = parse.add_argument
     add("--lesions", type=Path, help="folder of lesion volumes and masks")
     add("--only", nargs="+", metavar="NAME", help="of these scripts: worst spots ...")
+    add("--page", type=Path, default=ROOT / "docs/TRUST.md", help="to write")
     add("--workers", type=utils.int_between(1, 64), default=2, help="at a time")
     args = parse.parse_args(argv)
     if args.degradation != "bicubic":
         parse.error("--degradation: give it to a script alone")
-    for name in ("weights", "data", "lesions", "out", "pictures"):
+    for name in ("weights", "data", "lesions", "out", "pictures", "page"):
         if getattr(args, name):
             setattr(args, name, getattr(args, name).resolve())
     wanted, failed = steps(args), 0
@@ -70,7 +71,15 @@ def main(argv=None):
             status, printed, seconds = future.result()
             failed += status != 0
             print(f"\n{name} ({seconds:.0f} s{', FAILED' * (status != 0)})\n{printed}", flush=True)
-    page = [sys.executable, "-m", "study.page", "--results", str(args.out)]
+    page = [
+        sys.executable,
+        "-m",
+        "study.page",
+        "--results",
+        str(args.out),
+        "--page",
+        str(args.page),
+    ]
     failed += subprocess.run(page, cwd=ROOT).returncode != 0
     return int(failed > 0)
 
