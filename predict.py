@@ -56,8 +56,7 @@ def arguments(argv=None):
     add("--figure", action=optional, help="side-by-side figure  (default: for a single input)")
     add("--error-map", "--uncertainty", action="store_true",
         help="write a map of the expected error of each pixel, too")  # fmt: skip
-    add("--labels", metavar="FILE",
-        help="a label map of the scan, brought onto the result's grid, too")  # fmt: skip
+    add("--labels", metavar="FILE", help="a label map of the scan, brought onto the result's grid")
     add("--report", action="store_true",
         help="also write report.html, a page of all results, the doubtful ones first")  # fmt: skip
     add("--json", action="store_true", help="print nothing but a line of JSON for each result")

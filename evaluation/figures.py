@@ -18,7 +18,7 @@ from evaluation.panels import (
 )
 
 LOW = 0.6  # height by width of a slice that is shown before and after in a row of its own
-# What lies at the left, right, top and bottom edge of a slice as `formats.slices_of` gives it.
+# What lies at the left, right, top and bottom edge of a slice as `Scan.slices` gives it.
 MARKS = {"axial": "LRAP", "coronal": "LRSI", "sagittal": "PASI"}
 
 
@@ -284,9 +284,9 @@ def example_row(example: Example, limit: float | None) -> list[Panel]:
     tall = field_shape(example.lr, example.aspect)
     whole, detail = content_window(example.hr), busiest_window(example.hr, tall)
     bicubic, sr = np.clip(example.bicubic, 0, 1), np.clip(example.sr, 0, 1)
-    before, after = (f"{s['psnr']:.2f} dB" for s in example.scores)
-    panels = {f"bicubic, {before}": bicubic, f"network, {after}": sr, "truth": example.hr}
-    panels = {"input": example.lr} | panels
+    scores = ("", *(f"\n{s['psnr']:.2f} dB" for s in example.scores), "")
+    images = example.lr, bicubic, sr, example.hr
+    panels = {name + words: x for name, words, x in zip(NAMES, scores, images)}
     details = detail_panels([Panel(x, "", tall) for x in panels.values()], example.hr, detail)
     for panel, text in zip(details, panels):
         panel.text = text
@@ -294,8 +294,8 @@ def example_row(example: Example, limit: float | None) -> list[Panel]:
     row = [Panel(example.hr, example.name, tall, whole, box), *details]
     if limit:
         maps = [abs(bicubic - example.hr), abs(sr - example.hr)]
-        for image, text in zip(maps, ("error, bicubic", "of network")):
-            row.append(error_panel(image, text, tall, limit, whole))
+        for image, name in zip(maps, NAMES[1:3]):
+            row.append(error_panel(image, f"error of\n{name}", tall, limit, whole))
     return row
 
 

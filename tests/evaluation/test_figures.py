@@ -99,7 +99,7 @@ def test_marks_fit_the_way_in_which_slices_are_cut():
 def test_examples_have_names_and_scores(tmp_path, drawn, errors):
     examples = [figures.Example(LONG, *images(shape), SCORES) for shape in SHAPES]
     figures.examples_figure(tmp_path / "a.png", examples, errors=errors)
-    assert {"bicubic, 28.07 dB", "network, 28.07 dB", "truth"} <= set(drawn[0])
+    assert {"bicubic\n28.07 dB", "this network\n28.07 dB", "truth"} <= set(drawn[0])
 
 
 def head(size=(96, 80), brain=True) -> np.ndarray:
