@@ -15,14 +15,12 @@ let last = null, begun = 0 // last: what its links save
 
 // --- loading --------------------------------------------------------------------------------------
 
-/** The bytes of a file of this site, unpacked if they are gzipped. loaded(n): n more bytes came. */
+/** The bytes of a file of this site. loaded(n): n more bytes came. */
 async function bytesOf(url, loaded) {
   const answer = await fetch(new URL(url, import.meta.url))
   if (!answer.ok) throw new Error(`${url} is missing here`)
   const counted = new TransformStream({ transform(part, control) { loaded(part.length); control.enqueue(part) } })
-  const bytes = await new Response(answer.body.pipeThrough(counted)).arrayBuffer(), [a, b] = new Uint8Array(bytes)
-  if (!url.endsWith('.wasm.gz') || a !== 0x1f || b !== 0x8b) return bytes // some servers unpack by themselves
-  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream('gzip'))).arrayBuffer()
+  return new Response(answer.body.pipeThrough(counted)).arrayBuffer()
 }
 
 /** All that will ever be needed comes now. Then the page forbids itself any connection, and so do the workers, which
@@ -32,7 +30,7 @@ async function start() {
   const loaded = n => { sum += n; if (!queue.length) say(`Loading, once: ${MB(sum)} …`) }
   const weights = JSON.parse(new TextDecoder().decode(await bytesOf('./weights/brain.json', loaded)))
   const names = [weights.describe, ...Object.values(weights.files)].filter(Boolean)
-  const urls = ['./vendor/ort.wasm.gz', './vendor/thick.nii.gz', ...names.map(name => `./weights/${name}`)]
+  const urls = ['./vendor/ort-wasm-simd-threaded.wasm', './vendor/thick.nii.gz', ...names.map(name => `./weights/${name}`)]
   const [wasm, thick, ...models] = await Promise.all(urls.map(url => bytesOf(url, loaded)))
   example = new File([thick], 'thick.nii.gz')
   const rule = document.createElement('meta')

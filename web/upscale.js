@@ -99,7 +99,7 @@ export class Upscaler {
       Scale: scale,
       DegradationFrom: estimated ? 'estimated' : 'nobody',
       Degradation: estimated ? wordsOf(found, scale, this.weights) : 'unknown',
-      Unusual: outsideTrainingRange(normalised(sample, levels).inside, h, w, found, this.weights),
+      Unusual: outsideTrainingRange(normalised(sample, levels, h, w).inside, h, w, found, this.weights),
     }
   }
 }

@@ -35,7 +35,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="no playwright")
 pytestmark = [
     pytest.mark.skipif(not BROWSER, reason="no Chromium (apt-get install chromium)"),
     pytest.mark.skipif(
-        not (WEB / "vendor").is_dir(), reason="no web/vendor (npm ci and npm run vendor in web/)"
+        not (WEB / "vendor").is_dir(), reason="no web/vendor (npm ci --prefix web)"
     ),
 ]
 
@@ -273,7 +273,7 @@ def test_slices_that_are_large_go_in_tiles(page, predicted, tmp_path):
 
 @pytest.mark.skipif(
     not (WEB / "weights" / "brain.json").exists() or not (ROOT / "weights" / "brain.pt").exists(),
-    reason="no weights to ship (python export.py weights/brain.pt web/weights)",
+    reason="no weights to ship (npm run weights --prefix web)",
 )
 def test_the_weights_that_are_shipped(browser, predicted, tmp_path, weights, monkeypatch):
     shipped = json.loads((WEB / "weights" / "brain.json").read_text(encoding="utf-8"))
@@ -414,7 +414,7 @@ def test_nothing_leaves_and_the_internet_can_be_off(browser, site):
 def test_nothing_that_axe_finds_keeps_people_out(browser, site, tmp_path):
     axe = WEB / "node_modules" / "axe-core" / "axe.min.js"
     if not axe.exists():
-        pytest.skip("no axe-core (npm ci in web/)")
+        pytest.skip("no axe-core (npm ci --prefix web)")
     page = opened(browser, site)
     page.evaluate(axe.read_text(encoding="utf-8"))
     page.evaluate("for (const part of document.querySelectorAll('details')) part.open = true")
