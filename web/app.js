@@ -29,7 +29,7 @@ async function start() {
   let sum = 0
   const loaded = n => { sum += n; if (!queue.length) say(`Loading, once: ${MB(sum)} …`) }
   const weights = JSON.parse(new TextDecoder().decode(await bytesOf('./weights/brain.json', loaded)))
-  const names = [weights.describe, ...Object.values(weights.files)].filter(Boolean)
+  const names = [weights.describe, weights.shared, ...Object.values(weights.files)].filter(Boolean)
   const urls = ['./vendor/ort-wasm-simd-threaded.wasm', './vendor/thick.nii.gz', ...names.map(name => `./weights/${name}`)]
   const [wasm, thick, ...models] = await Promise.all(urls.map(url => bytesOf(url, loaded)))
   example = new File([thick], 'thick.nii.gz')
@@ -187,6 +187,7 @@ for (const [kind, over] of [['dragover', true], ['dragleave', false], ['drop', f
   })
 }
 window.addEventListener('beforeunload', event => { if (busy) event.preventDefault() })
+if (touch) $('hint').textContent = 'Drag over the picture for the line; the sliders are for other slices, too.'
 if (phone) $('device').textContent = ' On a phone: pictures, and scans of up to about 10 million voxels of result; a computer can do more.'
 const viewer = new Viewer(view => engine.postMessage({ view }))
 start().catch(error => fail(error.message))

@@ -3,24 +3,15 @@ import { firstBytes } from './nifti.js'
 import { DataError } from './scan.js'
 
 const DICOM = 'is DICOM; make NIfTI of its folder first, with dcm2niix or MRIcroGL (free), or call'
-const PACKED = 'unpack it first'
 const ADVICE = [ // how files begin
-  ['PK\x03\x04', `is a zip archive; ${PACKED}`],
-  ['Rar!', `is a rar archive; ${PACKED}`],
-  ['7z\xbc\xaf', `is a 7z archive; ${PACKED}`],
-  ['\x1f\x8b', `is packed by gzip, but not a scan; ${PACKED}`],
-  ['BZh', `is packed by bzip2; ${PACKED}`],
-  ['\xfd7zXZ', `is packed by xz; ${PACKED}`],
+  ['PK\x03\x04', 'is a zip archive; unpack it first'],
+  ['\x1f\x8b', 'is packed by gzip, but not a scan; unpack it first'],
   ['%PDF', 'is a PDF document; save the picture in it as PNG first'],
   ['RIFF', 'is a WebP picture or a film; save it as PNG first'],
-  ['GIF8', 'is a GIF; save it as PNG first'],
   ['II*\0', 'is a TIFF; save it as PNG first, or call'],
   ['MM\0*', 'is a TIFF; save it as PNG first, or call'],
   ['BM', 'is a BMP; save it as PNG first, or call'],
   ['NRRD', 'is an NRRD volume; make NIfTI of it first (3D Slicer)'],
-  ['ObjectType', 'is a MetaImage volume; make NIfTI of it first (3D Slicer)'],
-  ['\x89HDF', 'is an HDF5 or MINC file; make NIfTI of it first (mnc2nii)'],
-  ['CDF', 'is a MINC volume; make NIfTI of it first (mnc2nii)'],
   ['\0\0\0\x01', 'is a FreeSurfer volume; make NIfTI of it first (mri_convert), or call'],
 ]
 export const CALL = / call$/ // how advice ends that the command of predict.py follows

@@ -10,7 +10,10 @@ const sessions = {}
 let files = {}, weights = null
 
 /** A network, made when it is first asked for. */
-const session = file => sessions[file] ??= ort.InferenceSession.create(files[file], { executionProviders: ['wasm'] })
+const session = file => sessions[file] ??= ort.InferenceSession.create(files[file], {
+  executionProviders: ['wasm'], // what all files have in common lies in one:
+  externalData: weights.shared && file !== weights.describe ? [{ path: weights.shared, data: files[weights.shared] }] : [],
+})
 
 const tensor = (values, ...sizes) => new ort.Tensor('float32', values, sizes)
 
@@ -20,7 +23,7 @@ const work = {
     ort.env.wasm.numThreads = 1 // several workers share the slices instead: needs no special headers
     ort.env.wasm.wasmBinary = given.wasm
     ;({ files, weights } = given)
-    await session(Object.keys(files)[0])
+    await session(Object.values(weights.files)[0])
     return {}
   },
 
