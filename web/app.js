@@ -11,7 +11,7 @@ const workers = Number(new URLSearchParams(location.search).get('workers')) || c
 
 let engine, example, ready = false
 let queue = [], job = null, busy = false // jobs: {file, wish}; job: the one under way, or done last
-let last = null, begun = 0 // last: what its links save
+let last = null, begun = 0 // last: what its links save, or what is said of it
 
 // --- loading --------------------------------------------------------------------------------------
 
@@ -79,7 +79,9 @@ const told = {
   },
   view(picture) { viewer.draw(picture) },
   error(words) {
-    outcome(`${capital(words.replace(/^(?=(is|has|holds|looks|says|cannot) )/, 'it '))}.`, true)
+    const said = `${capital(words.replace(/^(?=(is|has|holds|looks|says|cannot) )/, 'it '))}.`
+    outcome(said, true)
+    last = { name: job.file.name, said }
     $('choice').open = !$('choice').hidden
     finish()
   },
@@ -149,12 +151,15 @@ function finish() {
   next()
 }
 
-/** Keep the files of a result whose picture makes room for another. */
-function keep({ name, blob, json, jsonName }) {
+/** Keep the files of a result whose picture makes room for another, or why there is none. */
+function keep({ name, said, blob, json, jsonName }) {
   const row = document.createElement('li'), [result, record] = [document.createElement('a'), document.createElement('a')]
-  link(result, blob, name, name)
-  link(record, json, jsonName, 'how it was made')
-  row.append(result, ', ', record)
+  if (said) row.append(`${name}: ${said}`)
+  else {
+    link(result, blob, name, name)
+    link(record, json, jsonName, 'how it was made')
+    row.append(result, ', ', record)
+  }
   $('results').prepend(row)
   $('earlier').hidden = false
 }
