@@ -65,6 +65,10 @@ class Part:
     present: torch.Tensor
     distance: float
 
+    @property
+    def scale(self) -> Scale:
+        return tuple(n // m for n, m in zip(self.hr.shape[-2:], self.lr.shape[-2:]))
+
 
 def parts_of(slices, degradation, scale: Scale, device, alone=False, chosen=None):
     """Yield the slices of each volume and plane in turn, degraded, as Parts.
@@ -107,7 +111,7 @@ def found_in(network, part: Part, truth=None) -> torch.Tensor:
     """How these slices were made, (n, FOUND): one description for all of them, as they are of one
     scan, the mean over its middle. truth (1, FOUND): what the network is told."""
     middle = middle_slices(len(part.lr))
-    found = torch.cat([network.describe(part.lr[i : i + 1], truth) for i in middle])
+    found = torch.cat([network.describe(part.lr[i : i + 1], truth, part.scale) for i in middle])
     return found.mean(0, keepdim=True).expand(len(part.lr), -1)
 
 

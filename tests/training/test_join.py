@@ -1,0 +1,51 @@
+"""Several networks as one file: each scale gives what its own network gave."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import save_weights
+
+from inference import Upscaler
+from inference.checkpoints import load_checkpoint, save_checkpoint
+from training.join import joined
+from utils import DataError, UsageError
+
+SMALL = {"channels": 4, "blocks": 2, "half": 1, "estimator": True}
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """Weights of slices alone, and of thick slices with neighbours, and both in one file."""
+    torch.manual_seed(0)
+    inside = save_weights(tmp_path / "a.pt", (4, 4), (2, 2), tail=0.1, neighbours=0, **SMALL)
+    across = save_weights(tmp_path / "b.pt", (3, 1), tail=0.1, neighbours=2, **SMALL)
+    both = joined([load_checkpoint(inside), load_checkpoint(across)])
+    save_checkpoint(tmp_path / "both.pt", both)
+    return inside, across, tmp_path / "both.pt"
+
+
+@pytest.mark.parametrize(("scale", "which"), [("4", 0), ("2", 0), ("3x1", 1)])
+@pytest.mark.parametrize("distance", [None, 1.5])
+def test_each_scale_is_enlarged_as_by_its_own_network(parts, scale, which, distance):
+    slices = np.random.default_rng(0).random((3, 12, 14), np.float32)
+    wanted = Upscaler(parts[which], "cpu", bf16=False)(slices, scale, distance)
+    found = Upscaler(parts[2], "cpu", bf16=False)(slices, scale, distance)
+    assert np.array_equal(found, wanted)
+    plain = torch.nn.functional.interpolate(
+        torch.from_numpy(slices)[:, None], found.shape[1:], mode="bicubic"
+    )
+    assert np.abs(found - plain[:, 0].numpy()).max() > 0.01
+
+
+def test_a_scale_is_in_one_of_them(parts):
+    first = load_checkpoint(parts[0])
+    with pytest.raises(UsageError, match="twice"):
+        joined([first, first])
+
+
+def test_a_file_whose_bodies_do_not_fit_its_scales_is_refused(parts, tmp_path):
+    both = load_checkpoint(parts[2])
+    for change in ({"scales": [[4, 4]]}, {"arch": both["arch"] | {"bodies": [[{}, 3]]}}):
+        save_checkpoint(tmp_path / "bad.pt", both | change)
+        with pytest.raises(DataError, match="does not fit"):
+            Upscaler(tmp_path / "bad.pt", "cpu")
