@@ -1,12 +1,12 @@
 """Write a network as ONNX, for programs without PyTorch.
 
-    python export.py weights/brain.pt web/weights      all scales of it
-    python export.py weights/brain.pt . --scale 4      one of them
-    python export.py weights/brain.pt . --error-map    with the expected errors
+    python export.py weights/brain.pt web/weights --error-map    for the page, all scales
+    python export.py weights/brain.pt . --scale 4                one of them
 
-Leaves NAME-describe.onnx, which finds out how slices were made, and NAME-x4.onnx,
-NAME-through-x4.onnx ..., which enlarge them; NAME.json says what else a program must know, as
-web/ does. Needs the packages onnx and onnxscript.
+Leaves NAME-describe.onnx, which finds out how slices were made (of several bodies one for each, as
+NAME-describe-x4.onnx), and NAME-x4.onnx, NAME-through-x4.onnx ..., which enlarge them; of several scales NAME.weights, too, with what they
+have in common, to lie beside them. NAME.json says what else a program must know, as web/ does.
+Needs the packages onnx and onnxscript.
 
 describe: `lr` (slices, 1, height, width) -> `found` (slices, 21). Of a scan the mean over some
 slices of its middle counts.
@@ -21,6 +21,7 @@ All float32; values are 0 (black) to 1 (white).
 import io
 import logging
 import warnings
+from collections import Counter
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -60,6 +61,7 @@ USE = (
     "Enlarging slices of brain MRI for viewing, teaching and research on super-resolution. Not a "
     "medical device, not for diagnosis: details it adds are guesses."
 )
+SMALL = 256  # bytes: tensors such as sizes stay in an ONNX file, which cannot be checked without
 TRIED = "2.14"  # the PyTorch whose exporter is known to leave all sizes free
 
 
@@ -77,12 +79,12 @@ def arguments(argv=None):
 class Describe(torch.nn.Module):
     """What `Upscaler.describe_each` does."""
 
-    def __init__(self, network):
+    def __init__(self, network, scale: Scale):
         super().__init__()
-        self.network = network
+        self.network, self.scale = network, scale
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
-        return self.network.describe(lr)
+        return self.network.describe(lr, scale=self.scale)
 
 
 class Enlarge(torch.nn.Module):
@@ -131,10 +133,10 @@ def onnx_bytes(module, inputs: dict, outputs: list[str], about: dict) -> bytes:
 
 
 def exports(network, scales, error_map: bool, about: dict):
-    """Yield (end of the name, ONNX file) of the estimator, if there is one, and of each scale."""
+    """Yield (end of the name, ONNX file) of each estimator and of each scale."""
     lr = torch.rand(2, 1 + 2 * network.neighbours, 20, 24)
-    if network.estimator is not None:
-        yield "describe", onnx_bytes(Describe(network), {"lr": lr[:, :1]}, ["found"], about)
+    for name, scale in {end: scale for scale, end in estimators(network, scales).items()}.items():
+        yield name, onnx_bytes(Describe(network, scale), {"lr": lr[:, :1]}, ["found"], about)
     description = torch.rand(1, ENTRIES)
     for scale in scales:
         name = end_of_name(scale)
@@ -142,6 +144,37 @@ def exports(network, scales, error_map: bool, about: dict):
         outputs = ["sr", "errors"] if error_map else ["sr"]
         inputs = {"lr": lr, "description": description}
         yield name, onnx_bytes(module, inputs, outputs, about | {"scale": scale_name(scale)})
+
+
+def with_shared_weights(files: dict, name: str) -> tuple[dict, bytes]:
+    """ONNX files ({end of the name: bytes}), what several of them hold moved into another one that
+    lies beside them, and the bytes of that. name: of that file."""
+    import onnx
+    from onnx.external_data_helper import set_external_data
+
+    models = {end: onnx.load_from_string(packed) for end, packed in files.items()}
+    tensors = [tensor for model in models.values() for tensor in model.graph.initializer]
+    uses, places, shared = Counter(tensor.raw_data for tensor in tensors), {}, bytearray()
+    for tensor in tensors:
+        raw = tensor.raw_data
+        if len(raw) < SMALL or uses[raw] < 2:
+            continue
+        if raw not in places:
+            places[raw] = len(shared)
+            shared += raw
+        set_external_data(tensor, name, places[raw], len(raw))
+        tensor.ClearField("raw_data")
+    return {end: model.SerializeToString() for end, model in models.items()}, bytes(shared)
+
+
+def estimators(network, scales) -> dict[Scale, str]:
+    """{scale: how the name of the file of its estimator ends}, empty without one."""
+    if network.estimator is None:
+        return {}
+    bodies = getattr(network, "body_of", None)
+    if bodies is None:
+        return dict.fromkeys(scales, "describe")
+    return {scale: f"describe-{end_of_name(bodies[scale].scales[0])}" for scale in scales}
 
 
 def end_of_name(scale: Scale) -> str:
@@ -179,7 +212,10 @@ def facts(path: Path, checkpoint: dict, network, scales, error_map: bool) -> dic
         },
     }  # fmt: skip
     if network.estimator is not None:
-        about["describe"] = f"{path.stem}-describe.onnx"
+        found = estimators(network, scales).items()
+        about["describe"] = {scale_name(s): f"{path.stem}-{end}.onnx" for s, end in found}
+    if len(scales) > 1:
+        about["shared"] = f"{path.stem}.weights"
     if error_map:
         found = {scale_name(s): calibration_of(checkpoint, path, s) for s in scales}
         about["calibration"] = found
@@ -208,14 +244,18 @@ def main(argv=None):
     known = facts(Path(args.weights), checkpoint, network, scales, args.error_map)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        for end, packed in exports(network, scales, args.error_map, about):
-            path = folder / f"{stem}-{end}.onnx"
-            with atomic_write(path) as file:
-                file.write(packed)
-            note(f"written: {path}, {len(packed) / 1e6:.1f} MB")
-        note(f"written: {write_json(folder / f'{stem}.json', known)}")
+        made = dict(exports(network, scales, args.error_map, about))
     except torch.onnx.errors.OnnxExporterError as error:
         raise DataError(f"{args.weights}: cannot be exported ({error})") from None
+    shared = b""
+    if "shared" in known:
+        made, shared = with_shared_weights(made, known["shared"])
+    made = {f"{stem}-{end}.onnx": packed for end, packed in made.items()}
+    for name, packed in (made | ({known["shared"]: shared} if shared else {})).items():
+        with atomic_write(folder / name) as file:
+            file.write(packed)
+        note(f"written: {folder / name}, {len(packed) / 1e6:.2f} MB")
+    note(f"written: {write_json(folder / f'{stem}.json', known)}")
 
 
 class Plain(torch.nn.Module):

@@ -18,6 +18,7 @@ from utils import as_data_error, atomic_write, name_of_program, version, write_j
 
 ERROR = "_error"  # what the labels of error maps end in
 BIDS_VERSION = "1.10.0"
+IGNORED = ("*_figure.png", "*.csv", "*_simulated_*", "report.html")  # by BIDS validators
 
 
 def digest_of(path: Path) -> str:
@@ -153,7 +154,11 @@ def bids_name(name: str, label: str) -> str:
 
 def write_description(output: Path, root: Path) -> None:
     """Make the folder of the results of a BIDS data set a BIDS derivative, if it is none yet."""
-    path = output / "dataset_description.json"
+    path, ignored = output / "dataset_description.json", output / ".bidsignore"
+    known = ignored.read_text(encoding="utf-8").splitlines() if ignored.exists() else []
+    if set(IGNORED) - set(known):
+        with atomic_write(ignored, "w") as file:
+            file.write("\n".join(dict.fromkeys((*known, *IGNORED))) + "\n")
     if path.exists():
         return
     try:
@@ -177,7 +182,6 @@ def write_description(output: Path, root: Path) -> None:
         f"Enlarged by {name_of_program()} {version()}. How each file was made stands in the JSON "
         "beside it.\n"
     )
-    for name, text in (("README", words), (".bidsignore", "*_figure.png\n*.csv\n")):
-        with atomic_write(output / name, "w") as file:
-            file.write(text)
+    with atomic_write(output / "README", "w") as file:
+        file.write(words)
     write_json(path, about)

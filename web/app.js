@@ -11,18 +11,16 @@ const workers = Number(new URLSearchParams(location.search).get('workers')) || c
 
 let engine, example, ready = false
 let queue = [], job = null, busy = false // jobs: {file, wish}; job: the one under way, or done last
-let last = null, begun = 0 // last: what its links save
+let last = null, begun = 0 // last: what its links save, or what is said of it
 
 // --- loading --------------------------------------------------------------------------------------
 
-/** The bytes of a file of this site, unpacked if they are gzipped. loaded(n): n more bytes came. */
+/** The bytes of a file of this site. loaded(n): n more bytes came. */
 async function bytesOf(url, loaded) {
   const answer = await fetch(new URL(url, import.meta.url))
   if (!answer.ok) throw new Error(`${url} is missing here`)
   const counted = new TransformStream({ transform(part, control) { loaded(part.length); control.enqueue(part) } })
-  const bytes = await new Response(answer.body.pipeThrough(counted)).arrayBuffer(), [a, b] = new Uint8Array(bytes)
-  if (!url.endsWith('.wasm.gz') || a !== 0x1f || b !== 0x8b) return bytes // some servers unpack by themselves
-  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream('gzip'))).arrayBuffer()
+  return new Response(answer.body.pipeThrough(counted)).arrayBuffer()
 }
 
 /** All that will ever be needed comes now. Then the page forbids itself any connection, and so do the workers, which
@@ -31,8 +29,8 @@ async function start() {
   let sum = 0
   const loaded = n => { sum += n; if (!queue.length) say(`Loading, once: ${MB(sum)} …`) }
   const weights = JSON.parse(new TextDecoder().decode(await bytesOf('./weights/brain.json', loaded)))
-  const names = [weights.describe, ...Object.values(weights.files)].filter(Boolean)
-  const urls = ['./vendor/ort.wasm.gz', './vendor/thick.nii.gz', ...names.map(name => `./weights/${name}`)]
+  const names = [...new Set([...Object.values(weights.describe ?? {}), ...Object.values(weights.files), weights.shared])].filter(Boolean)
+  const urls = ['./vendor/ort-wasm-simd-threaded.wasm', './vendor/thick.nii.gz', ...names.map(name => `./weights/${name}`)]
   const [wasm, thick, ...models] = await Promise.all(urls.map(url => bytesOf(url, loaded)))
   example = new File([thick], 'thick.nii.gz')
   const rule = document.createElement('meta')
@@ -81,7 +79,9 @@ const told = {
   },
   view(picture) { viewer.draw(picture) },
   error(words) {
-    outcome(`${capital(words.replace(/^(?=(is|has|holds|looks|says|cannot) )/, 'it '))}.`, true)
+    const said = `${capital(words.replace(/^(?=(is|has|holds|looks|says|cannot) )/, 'it '))}.`
+    outcome(said, true)
+    last = { name: job.file.name, said }
     $('choice').open = !$('choice').hidden
     finish()
   },
@@ -151,12 +151,15 @@ function finish() {
   next()
 }
 
-/** Keep the files of a result whose picture makes room for another. */
-function keep({ name, blob, json, jsonName }) {
+/** Keep the files of a result whose picture makes room for another, or why there is none. */
+function keep({ name, said, blob, json, jsonName }) {
   const row = document.createElement('li'), [result, record] = [document.createElement('a'), document.createElement('a')]
-  link(result, blob, name, name)
-  link(record, json, jsonName, 'how it was made')
-  row.append(result, ', ', record)
+  if (said) row.append(`${name}: ${said}`)
+  else {
+    link(result, blob, name, name)
+    link(record, json, jsonName, 'how it was made')
+    row.append(result, ', ', record)
+  }
   $('results').prepend(row)
   $('earlier').hidden = false
 }
@@ -189,6 +192,7 @@ for (const [kind, over] of [['dragover', true], ['dragleave', false], ['drop', f
   })
 }
 window.addEventListener('beforeunload', event => { if (busy) event.preventDefault() })
+if (touch) $('hint').textContent = 'Drag over the picture for the line; the sliders are for other slices, too.'
 if (phone) $('device').textContent = ' On a phone: pictures, and scans of up to about 10 million voxels of result; a computer can do more.'
 const viewer = new Viewer(view => engine.postMessage({ view }))
 start().catch(error => fail(error.message))

@@ -3,24 +3,15 @@ import { firstBytes } from './nifti.js'
 import { DataError } from './scan.js'
 
 const DICOM = 'is DICOM; make NIfTI of its folder first, with dcm2niix or MRIcroGL (free), or call'
-const PACKED = 'unpack it first'
 const ADVICE = [ // how files begin
-  ['PK\x03\x04', `is a zip archive; ${PACKED}`],
-  ['Rar!', `is a rar archive; ${PACKED}`],
-  ['7z\xbc\xaf', `is a 7z archive; ${PACKED}`],
-  ['\x1f\x8b', `is packed by gzip, but not a scan; ${PACKED}`],
-  ['BZh', `is packed by bzip2; ${PACKED}`],
-  ['\xfd7zXZ', `is packed by xz; ${PACKED}`],
+  ['PK\x03\x04', 'is a zip archive; unpack it first'],
+  ['\x1f\x8b', 'is packed by gzip, but not a scan; unpack it first'],
   ['%PDF', 'is a PDF document; save the picture in it as PNG first'],
   ['RIFF', 'is a WebP picture or a film; save it as PNG first'],
-  ['GIF8', 'is a GIF; save it as PNG first'],
   ['II*\0', 'is a TIFF; save it as PNG first, or call'],
   ['MM\0*', 'is a TIFF; save it as PNG first, or call'],
   ['BM', 'is a BMP; save it as PNG first, or call'],
   ['NRRD', 'is an NRRD volume; make NIfTI of it first (3D Slicer)'],
-  ['ObjectType', 'is a MetaImage volume; make NIfTI of it first (3D Slicer)'],
-  ['\x89HDF', 'is an HDF5 or MINC file; make NIfTI of it first (mnc2nii)'],
-  ['CDF', 'is a MINC volume; make NIfTI of it first (mnc2nii)'],
   ['\0\0\0\x01', 'is a FreeSurfer volume; make NIfTI of it first (mri_convert), or call'],
 ]
 export const CALL = / call$/ // how advice ends that the command of predict.py follows
@@ -42,24 +33,34 @@ export async function kindOf(file) {
 /** The file's name without the ending of a picture or a scan. */
 export const plainName = name => name.replace(/\.(nii\.gz|nii|png|jpe?g)$/i, '')
 
-/** Whether a scan holds labels (a mask, a segmentation): whole numbers in large even patches, or so its header says. */
-export function isLabels({ header, dims, isPicture, stored }) {
+/** Whether a scan holds labels, such as a mask or an atlas: by its header or by its values, see scans/anatomy.py. */
+export function isLabels({ header, dims: [x, y, z], isPicture, stored }) {
   if (isPicture) return false
-  if ([true, false].some(little => header.getInt16(68, little) === 1002)) return true
-  const counts = new Map(), step = Math.max(1, Math.floor(stored.length / 4096))
-  for (let i = 0; i < stored.length; i += step) {
-    if (!Number.isInteger(stored[i])) return false
-    counts.set(stored[i], (counts.get(stored[i]) ?? 0) + 1)
-  }
-  const [background] = [...counts].reduce((most, next) => next[1] > most[1] ? next : most)
-  const every = dims[0] * Math.ceil(stored.length / dims[0] / 4096) // rows that are looked at
-  let [same, pairs] = [0, 0]
-  for (let row = 0; row < stored.length; row += every) {
-    for (let i = row; i < row + dims[0] - 1; i++) {
-      if (stored[i] === background || stored[i + 1] === background) continue
-      pairs++
-      same += stored[i] === stored[i + 1]
+  if ([true, false].some(little => [1002, 1003].includes(header.getInt16(68, little)))) return true
+  if (stored.length < 2 ** 14 || Math.min(x, y, z) < 3) return false
+  const background = stored[0], size = x * y, values = new Set()
+  const looked = every => Array.from({ length: Math.ceil(z / every) }, (_, i) => stored.subarray(i * every * size, (i * every + 1) * size))
+  let slices = looked(Math.max(1, z >> 3))
+  if (slices.every(slice => slice.every(value => value === background))) slices = looked(1)
+  for (const slice of slices) {
+    for (const value of slice) {
+      if (!Number.isInteger(value)) return false
+      if (value !== background) values.add(value)
     }
   }
-  return pairs > 100 && same > 0.75 * pairs
+  const rank = new Map([...values].sort((a, b) => a - b).map((value, i) => [value, i]))
+  let [pairs, same, jumps] = [0, 0, 0]
+  for (const slice of slices) {
+    for (const step of [1, x]) {
+      for (let i = step; i < size; i++) {
+        const [a, b] = [slice[i - step], slice[i]]
+        if (a === background || b === background || (step === 1 && i % x === 0)) continue
+        pairs++
+        same += a === b
+        jumps += Math.abs(rank.get(a) - rank.get(b)) / values.size
+      }
+    }
+  }
+  if (!values.size || same < 0.6 * pairs) return false
+  return same >= 0.8 * pairs || values.size <= 6 || jumps > 0.28 * (pairs - same)
 }

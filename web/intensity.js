@@ -2,6 +2,8 @@
 
 const SAMPLE = 2 ** 21 // values that are looked at
 const RAISED = 0.02 // of the range: a background above this is taken off
+const FAR = 0.1 // of white: below black by more, or above white by ten times that, nothing is a scan's
+const MOST = 3.4028234663852886e38 // of what float32 holds
 const LEVELS = 16 // different values that are left when padding is taken away, at least
 
 /** The values [black, white] of a scan or slice (Float32Array) that become 0 and 1. */
@@ -9,13 +11,16 @@ export function intensityRange(data) {
   const step = Math.max(1, Math.floor(data.length / SAMPLE))
   let sample = new Float32Array(Math.ceil(data.length / step)), n = 0
   for (let i = 0; i < data.length; i += step) if (Number.isFinite(data[i])) sample[n++] = data[i]
-  sample = withoutPadding(sample.subarray(0, n).sort())
+  const whole = sample.subarray(0, n).sort()
+  sample = withoutPadding(whole)
   if (!sample.length) return [0, 1]
   const [floor, top] = [percentile(sample, 0.1), percentile(sample, 99.95)]
   const background = search(sample, floor + 0.1 * (top - floor), true) / sample.length
   const raised = floor > RAISED * top && background > 0.1
   const black = floor < 0 || raised ? floor : 0
-  const low = sample[0], high = sample[sample.length - 1]
+  // Not of the sample: a scan of one more slice, or turned round, has the same white.
+  const low = sample[0] > whole[0] ? sample[0] : -MOST
+  const high = sample.at(-1) < whole.at(-1) ? sample.at(-1) : MOST
   let sum = 0, count = 0
   for (const value of data) {
     if (value >= low && value <= high) {
@@ -70,10 +75,12 @@ export function percentile(sorted, percent) {
   return part >= 0.5 ? b - (b - a) * (1 - part) : a + (b - a) * part
 }
 
-/** Values (Float32Array) with black as 0 and white as 1: {inside: cut off there, beyond: what was cut off, or null}. */
-export function normalised(values, [black, white]) {
-  const low = Math.fround(black), range = Math.fround(white - black)
+/** Slices (Float32Array, h x w each) with black as 0 and white as 1: {inside: cut off there, beyond: what was cut off,
+ * or null}. Single pixels far beyond are shown as their neighbours are. */
+export function normalised(values, [black, white], h, w) {
+  const low = Math.fround(black), range = Math.fround(white - black), far = []
   const inside = new Float32Array(values.length), beyond = new Float32Array(values.length)
+  const isFar = i => beyond[i] < -FAR || beyond[i] > 10 * FAR
   let any = false
   for (let i = 0; i < values.length; i++) {
     const value = Math.fround(Math.fround(values[i] - low) / range)
@@ -81,6 +88,22 @@ export function normalised(values, [black, white]) {
     if (value !== inside[i]) {
       beyond[i] = value - inside[i]
       any = true
+      if (isFar(i)) far.push(i)
+    }
+  }
+  for (const i of far) {
+    const row = Math.floor(i / w) % h, column = i % w
+    let [sum, count] = [0, 0]
+    for (let y = Math.max(0, row - 1); y <= Math.min(h - 1, row + 1); y++) {
+      for (let x = Math.max(0, column - 1); x <= Math.min(w - 1, column + 1); x++) {
+        const k = i + (y - row) * w + x - column
+        if (!isFar(k)) [sum, count] = [sum + inside[k], count + 1]
+      }
+    }
+    if (count > 4) {
+      beyond[i] += inside[i]
+      inside[i] = sum / count
+      beyond[i] -= inside[i]
     }
   }
   return { inside, beyond: any ? beyond : null }

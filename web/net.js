@@ -1,5 +1,5 @@
 // A worker that runs the network, with one thread: one message in, one out. engine.js has several of them.
-import * as ort from './vendor/ort.mjs'
+import * as ort from './vendor/ort.wasm.bundle.min.mjs'
 import { withNeighbours } from './description.js'
 import { expectedError } from './errormap.js'
 import { normalised } from './intensity.js'
@@ -10,7 +10,10 @@ const sessions = {}
 let files = {}, weights = null
 
 /** A network, made when it is first asked for. */
-const session = file => sessions[file] ??= ort.InferenceSession.create(files[file], { executionProviders: ['wasm'] })
+const session = file => sessions[file] ??= ort.InferenceSession.create(files[file], {
+  executionProviders: ['wasm'], // what all files have in common lies in one:
+  externalData: weights.shared ? [{ path: weights.shared, data: files[weights.shared] }] : [],
+})
 
 const tensor = (values, ...sizes) => new ort.Tensor('float32', values, sizes)
 
@@ -20,14 +23,14 @@ const work = {
     ort.env.wasm.numThreads = 1 // several workers share the slices instead: needs no special headers
     ort.env.wasm.wasmBinary = given.wasm
     ;({ files, weights } = given)
-    await session(Object.keys(files)[0])
+    await session(Object.values(weights.files)[0])
     return {}
   },
 
   /** What is found of a slice of h x w raw values. */
-  async describe({ slice, h, w, levels }) {
-    const lr = tensor(normalised(slice, levels).inside, 1, 1, h, w)
-    return { found: (await (await session(weights.describe)).run({ lr })).found.data }
+  async describe({ file, slice, h, w, levels }) {
+    const lr = tensor(normalised(slice, levels, h, w).inside, 1, 1, h, w)
+    return { found: (await (await session(file)).run({ lr })).found.data }
   },
 
   /**
@@ -36,7 +39,7 @@ const work = {
    * units: see Scan.units; floats: results are left as they are, in the scan's units.
    */
   async enlarge({ file, scale, slices, first, n, place, count, h, w, levels, found, distance, units, floats, calibration }) {
-    const { inside, beyond } = normalised(slices, levels), size = h * w, reach = weights.neighbours
+    const { inside, beyond } = normalised(slices, levels, h, w), size = h * w, reach = weights.neighbours
     const lr = new Float32Array(n * (2 * reach + 1) * size)
     for (let i = 0, channel = 0; i < n; i++) {
       for (let k = -reach; k <= reach; k++, channel++) {
@@ -44,7 +47,8 @@ const work = {
         lr.set(inside.subarray((first + i + k) * size, (first + i + k + 1) * size), channel * size)
       }
     }
-    const present = [-2, -1, 1, 2].map(k => Number(Math.abs(k) <= reach && true))
+    // Those of one message all have the same neighbours, see splitStack.
+    const present = [-2, -1, 1, 2].map(k => Number(Math.abs(k) <= reach && place + k >= 0 && place + k < count))
     const description = withNeighbours(found, present, distance, weights)
     const { sr, errors } = await tiled(await session(file), lr, [n, 2 * reach + 1, h, w], description, scale)
     const missing = beyond && interpolated(beyond.subarray(first * size, (first + n) * size), n, h, w, scale)

@@ -56,14 +56,17 @@ export async function readVolume(file, fits) {
   if (!Number.isFinite(slope) || slope === 0) [slope, inter] = [1, 0]
   if (!Number.isFinite(inter)) throw new DataError('has a slope, but no intercept; its values mean nothing')
   checked(header, little)
-  const affine = bestAffine(header, little, dims)
-  const size = affine.flat(), [a, b, c] = affine
-  const volume = a[0] * (b[1] * c[2] - b[2] * c[1]) - a[1] * (b[0] * c[2] - b[2] * c[0]) + a[2] * (b[0] * c[1] - b[1] * c[0])
-  if (!size.every(x => Math.abs(x) < 1e9) || !(Math.abs(volume) > 1e-9)) throw new DataError('has no usable position and voxel size; to take 1 mm for it call')
+  let affine = bestAffine(header, little, dims)
+  if (!isUsable(affine) && header.getInt16(254, little) && header.getInt16(252, little)) {
+    header.setInt16(254, 0, little)
+    affine = bestAffine(header, little, dims)
+  }
+  if (!isUsable(affine)) throw new DataError('has no usable position and voxel size; to take 1 mm for it call')
+  const unit = { 1: 1000, 3: 0.001 }[header.getUint8(123) & 7] ?? 1 // metres, micrometres
+  affine = affine.map(row => row.map(x => x * unit))
   fits(dims, Kind.BYTES_PER_ELEMENT)
   const stored = new Kind(dims[0] * dims[1] * dims[2])
-  const start = f32(108) || 352
-  if (start < 352) throw new DataError('is damaged: its voxels lie in its header')
+  const start = Math.max(352, f32(108) || 0)
   await reader.into(new Uint8Array(start - 348)).catch(damaged)
   if (await reader.into(new Uint8Array(stored.buffer)).catch(damaged) < stored.byteLength) damaged()
   reader.reader.cancel()
@@ -90,6 +93,12 @@ function checked(header, little) {
     const code = header.getInt16(at, little)
     if (code < 0 || code > 5) header.setInt16(at, 0, little)
   }
+}
+
+/** Whether an affine says where the voxels are and which way each axis runs. */
+function isUsable([a, b, c]) {
+  const volume = a[0] * (b[1] * c[2] - b[2] * c[1]) - a[1] * (b[0] * c[2] - b[2] * c[0]) + a[2] * (b[0] * c[1] - b[1] * c[0])
+  return [...a, ...b, ...c].every(x => Math.abs(x) < 1e9) && Math.abs(volume) > 1e-9
 }
 
 function swapBytes(array) {
