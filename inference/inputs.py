@@ -186,14 +186,16 @@ def is_anatomical(path: Path, root: Path) -> bool:
 
 def chosen_scans(root: Path, scans: list, series: str | None) -> list:
     """The inputs among the scans of a folder. Raises UsageError if a DICOM series must be named."""
-    listed = "; ".join(f"{scan.series} ({scan.about})" for scan in scans if scan.files)
+    about = ((s.series, ", ".join(filter(None, (s.about, s.left_out)))) for s in scans if s.files)
+    listed = "; ".join(f"{number} ({words})" for number, words in about)
     if series:
         chosen = [scan for scan in scans if scan.series == series]
         if not chosen:
             raise UsageError(f"--series {series}: {root} has {listed or 'no DICOM series'}")
         return chosen
     here = [scan for scan in scans if scan.files and root in (scan.path, scan.path.parent)]
-    if len(here) == len(scans) > 1 and any(scan.path == root for scan in here):
+    several = len(here) == len(scans) and sum(not scan.left_out for scan in here) > 1
+    if several and any(scan.path == root for scan in here):
         raise UsageError(f"{root}: holds several series, choose one with --series: {listed}")
     own = {scan.path for scan in scans if scan.left_out == RESULTS}
     if own:

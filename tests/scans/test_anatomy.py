@@ -142,6 +142,14 @@ def test_alone_it_is_refused_unless_forced_among_others_left_out(tmp_path, cli, 
     save_series(tmp_path / "b0", n=2, ImageType=["ORIGINAL", "PRIMARY", "P"])
     status, _, errors = call(tmp_path / "b0")
     assert status == 1 and "b0: holds nothing but 1 field maps" in errors and "--force" in errors
+    for n in (4, 5):  # beside one series of anatomy it is left out, of two one must be chosen
+        names = f"{n}-{{}}".format
+        save_series(tmp_path / "b0", n=2, series=f"1.2.{n}", SeriesNumber=n, names=names)
+        status, printed, errors = call(tmp_path / "b0")
+        if n == 4:
+            assert status == 0 and "b0: left out: 1 field maps" in printed
+            assert (tmp_path / "b0_x4.nii.gz").exists()
+    assert status == 2 and "3 (MR t1 mprage, 2 file(s), field maps" in errors and "; 5 (" in errors
 
 
 # --- label maps -----------------------------------------------------------------------------------

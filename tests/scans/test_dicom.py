@@ -237,13 +237,19 @@ def mixed() -> list[Dataset]:
 
 M, P = ["ORIGINAL", "PRIMARY", "M", "ND"], ["ORIGINAL", "PRIMARY", "P", "ND"]
 F = ["DERIVED", "PRIMARY", "FIELD_MAP", "ND"]
+OTHER = Dataset()
+OTHER.SeriesInstanceUID = "1.20"
+REFERRING = dict(ReferencedSeriesSequence=[OTHER])
 SEVERAL = {  # what each name means
     "numbers": (lambda: slices() + slices(1, SeriesNumber=4), {"3": 0, "4": 1}),
     "no UID": (
         lambda: without(slices() + slices(1, SeriesNumber=4), "SeriesInstanceUID"),
         {"3": 0, "4": 1},
     ),
-    "UIDs": (lambda: slices(series="1.20") + slices(1, series="1.2"), {"3": 1, "3-2": 0}),
+    "UIDs": (
+        lambda: slices(series="1.20") + slices(1, series="1.2", **REFERRING),
+        {"3": 1, "3-2": 0},
+    ),
     "echoes": (
         lambda: slices(EchoTime=2.0, EchoNumbers=1) + slices(1, EchoTime=4.9, EchoNumbers=2),
         {"3_e1": 0, "3_e2": 1},
@@ -351,6 +357,18 @@ def test_what_may_be_wrong_is_refused_unless_forced(name, tmp_path, capsys):
     volume = read(tmp_path / "s", files, force=True)
     assert volume.stored.shape == (5, 6, *np.atleast_1d(shape))
     assert "warning: " in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell script in place of the program")
+def test_a_resampled_copy_is_an_error_unless_forced(tmp_path, monkeypatch):
+    copy = "for f in out/*.nii; do cp $f ${f%.nii}_Tilt_1.nii; done"
+    (tmp_path / "program").write_text(f'#!/bin/sh\n"{dcm2niix.bin}" "$@" && {copy}\n')
+    (tmp_path / "program").chmod(0o755)
+    monkeypatch.setattr(dcm2niix, "bin", str(tmp_path / "program"))
+    files = save(tmp_path / "s", slices())
+    with pytest.raises(DataError, match=r"dcm2niix made _Tilt.*\(--force"):
+        read(tmp_path, files)
+    np.testing.assert_array_equal(at_places(read(tmp_path, files, force=True)), DATA[0])
 
 
 def test_what_dcm2niix_does_not_know_is_said(tmp_path, capsys):
