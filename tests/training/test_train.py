@@ -155,6 +155,9 @@ def test_a_run_keeps_subjects_apart_and_says_so(finished):
 def test_the_log_has_a_row_an_iteration(finished):
     rows = log(finished[0])
     assert [int(row["iteration"]) for row in rows] == list(range(1, 121))
+    rates = [float(row["lr"]) for row in rows]
+    wanted = [0.001 * (1 + np.cos(np.pi * i / 118)) for i in range(118)]
+    assert rates == pytest.approx([0.001, 0.002, *wanted])
     losses = [float(row["loss"]) for row in rows]
     assert np.mean(losses[-20:]) < np.mean(losses[:20])
     checks = [row for row in rows if row["val_psnr"]]
