@@ -190,30 +190,6 @@ def test_slices_of_two_series_in_one_folder_have_names_of_their_own(tmp_path):
     assert len(set(slices.name)) == len(slices) == 8
 
 
-def test_what_is_old_and_unused_goes_beyond_the_limit(few, monkeypatch):
-    folder, _ = few
-    files = {}
-
-    def entry(of):
-        """The cache entry of these of the pictures."""
-        chosen = [scan for scan in find_scans(folder) if scan.subject[1] in of]
-        return load_slices(chosen, "cache", root=folder)[0].file
-
-    for of, days in {"1": 40, "2": 30, "3": 20, "12": 0}.items():
-        files[of] = entry(of)
-        when = time.time() - days * 86400
-        os.utime(files[of].with_suffix(".npz"), (when, when))
-    assert entry("1") == files["1"]  # used again today
-    sizes = {of: file.stat().st_size for of, file in files.items()}
-    monkeypatch.setattr(dataset, "CACHE_LIMIT", sum(sizes.values()) - 1)
-    entry("23")
-    assert [of for of, file in files.items() if file.exists()] == ["1", "3", "12"]
-    assert not files["2"].with_suffix(".npz").exists()
-    monkeypatch.setattr(dataset, "CACHE_LIMIT", 0)
-    entry("123")
-    assert [of for of, file in files.items() if file.exists()] == ["1", "12"]  # within a week
-
-
 @pytest.mark.parametrize("settled", [3, -60])
 def test_any_changed_byte_of_a_scan_makes_new_slices(tmp_path, monkeypatch, settled):
     """Also where no sample of the file would see it, and though its size and time are as before.
@@ -234,22 +210,6 @@ def test_any_changed_byte_of_a_scan_makes_new_slices(tmp_path, monkeypatch, sett
     assert second[1] != first[1]
     i = first[0].name.tolist().index("p1.nii#25")
     assert (second[0][i] == 0).sum() > 1500 > (first[0][i] == 0).sum()
-
-
-def test_files_that_nobody_touched_are_not_read_again(few, monkeypatch):
-    folder, _ = few
-    monkeypatch.setattr(dataset, "SETTLED", -60)  # as if they had been written a minute ago
-    keys = [load_slices(find_scans(folder), "cache", quiet=False)[1]]
-    read = []
-    real = dataset.file_signature
-    monkeypatch.setattr(dataset, "file_signature", lambda path: read.append(path) or real(path))
-    keys.append(load_slices(find_scans(folder), "cache", quiet=False)[1])
-    assert not read and keys[0] == keys[1]
-    os.utime(folder / "p2_1.png", ns=(1, 1))
-    keys.append(load_slices(find_scans(folder), "cache", quiet=False)[1])
-    assert len(read) == 3 and keys[0] == keys[2]  # another time, but the same content
-    moved = folder.rename(folder.with_name("moved"))
-    assert load_slices(find_scans(moved), "cache", quiet=False)[1] == keys[0] and len(read) == 3
 
 
 def test_the_cache_of_a_training_that_runs_for_weeks_is_kept(few, monkeypatch):
@@ -337,15 +297,6 @@ def test_copies_of_a_volume_on_two_sides_are_refused(tmp_path):
         for seed in range(9):  # the two are on one side by chance
             options = dict(cache="cache", axis="coronal", seed=seed)
             dataset.load_parts(data=tmp_path / "in", **options)
-
-
-def test_where_nobody_knows_whose_slices_they_are_there_is_one_unknown_subject(tmp_path, capsys):
-    for n in range(3):
-        name = ("K55_091", "K55_flip_091", "K56_091")[n]
-        Image.fromarray(np.full((30, 30 + n), 99, np.uint8)).save(f"{name}.png")
-    whole = dataset.load_parts(data=tmp_path, split=False, cache="cache")[0]["all"]
-    assert set(whole.subject) == {"?"} and whole.counts() == "unknown subjects, 3 slices"
-    assert "cannot tell whose" in capsys.readouterr().err
 
 
 def test_without_data_the_slices_of_the_clone_are_loaded(tmp_path):

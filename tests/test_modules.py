@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from conftest import checkpoint_of, random_network
 
 import modules
-from degradation import FOUND, describe_degradation
+from degradation import describe_degradation
 from modules import with_neighbours
 from utils import DataError
 
@@ -237,9 +237,3 @@ def test_scaled_activations_have_the_slopes_of_their_parts(order):
     wanted = torch.nn.functional.leaky_relu(features * gain, 0.1)
     torch.testing.assert_close(scaled(*inputs), wanted)
     assert torch.autograd.gradcheck(scaled, inputs)
-
-
-def test_a_network_without_an_estimator_finds_nothing():
-    network = random_network(SMALL | {"neighbours": 2})
-    assert not network.describe(torch.rand(3, 5, 8, 8)).any()
-    assert network.describe(torch.rand(3, 5, 8, 8)).shape == (3, FOUND)

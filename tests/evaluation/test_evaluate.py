@@ -149,7 +149,8 @@ def test_networks_are_told_the_true_degradation_or_find_it(adni, told):
 @pytest.mark.parametrize("alone", [True, False])
 def test_slices_of_a_volume_are_scored_as_they_are_upscaled(tmp_path, brain, alone):
     """With their neighbours, and with one description for all; or each by itself."""
-    volume = brain[80:88, 60:124, 60:124]
+    volume = brain[80:88, 60:124, 60:124].copy()
+    volume[:2] = np.random.default_rng(0).integers(0, 256, (2, 64, 64))  # unlike all others
     slices = slices_of(tmp_path / "a.u8", [volume], mm=(3.0, 1.0, 1.0))
     up = Upscaler(attentive("a.pt", neighbours=2, estimator=not alone), "cpu")
     rows = score_slices({"it": up}, slices, "kspace", alone=alone)["it"]
