@@ -14,6 +14,9 @@ import modules
 import predict
 from degradation import degrade
 from evaluation import metrics
+from evaluation.before_after import views_of
+from inference import Upscaler
+from inference.plan import plan_of
 from inference.sidecar import is_stripped
 from scans import Scan
 from scans.intensity import intensity_range
@@ -121,6 +124,29 @@ def test_the_figure_has_the_aspect_of_the_voxels(tmp_path, run, brain):
         heights.append(len(figure))
         assert figure[..., :3].std() > 30
     assert heights[1] > 1.3 * heights[0]
+
+
+def test_a_figure_shows_one_place_before_and_after_and_says_which(bicubic):
+    """Here the value of a voxel tells how far to the right or how high it is."""
+    up = Upscaler(bicubic, "cpu")
+    for axis, options in ((2, {"scale": 2}), (0, {"through_plane": 3}), (0, {})):
+        data = 100 + 10 * np.indices((12, 10, 12))[axis].astype(np.int16)
+        header = nib.Nifti1Header()
+        header.set_data_shape(data.shape)
+        affine = np.diag((2.0, 2, 6, 1))
+        header.set_sform(affine, 1)
+        scan = Scan(Path("a.nii"), data, affine=affine, header=header)
+        black, white = scan.black_and_white(scan.intensities())
+        plan = plan_of(scan, up.scales, **options)
+        views = views_of(scan, up.follow(plan, scan), plan, None)
+        plane = "axial" if axis == 2 else "sagittal"
+        views = [view for view in views if view.name.startswith(plane)]
+        assert len(views) == (3 if axis == 2 else 1)
+        for view in views:
+            number = int(view.name.split()[1])
+            before, after = (float(x.mean()) * (white - black) + black for x in
+                             (view.before, view.after))  # fmt: skip
+            assert abs(before - (100 + 10 * number)) < 0.1 and abs(after - before) < 4
 
 
 def test_simulation_scores_a_volume(tmp_path, run, brain, capsys):
