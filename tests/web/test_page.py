@@ -165,13 +165,13 @@ def assert_same_record(found, wanted):
 
 
 def assert_equal(found, wanted):
-    """The same but for rounding: one step of whole numbers, in 0.01 % of the voxels at most."""
+    """The same but for rounding: one step of whole numbers, in 0.005 % of the voxels at most."""
     assert found.shape == wanted.shape and found.dtype == wanted.dtype
     step = 1 if found.dtype.kind in "iu" else 1e-5 * abs(wanted).max()
     apart = abs(found.astype(float) - wanted)
     assert apart.max() <= step
     if found.dtype.kind in "iu":
-        assert (apart > 0).mean() <= 1e-4
+        assert (apart > 0).sum() <= max(2, 5e-5 * apart.size)
 
 
 def assert_same_files(page, predicted, tmp_path, path, options=(), **wish):
@@ -481,7 +481,6 @@ def main():
         )
         page.click("#example")
         wait(page)
-        page.select_option("#smooth", "")
         page.wait_for_timeout(1000)
         page.screenshot(path=ROOT / "readme_resources" / "page.png", full_page=True)
 
