@@ -24,7 +24,14 @@ from scans import PLANES, read
 from scans.copies import ENOUGH, SIZE, find_copies, thumbnail
 from scans.files import PICTURES, kind_of, natural, partner, suffix
 from scans.intensity import normalised
-from scans.listing import SPLITS, ScanFile, find_scans, subjects_of, training_scans  # noqa: F401
+from scans.listing import (  # noqa: F401
+    SPLITS,
+    ScanFile,
+    find_scans,
+    names_below,
+    subjects_of,
+    training_scans,
+)
 from scans.packed import is_packed, packed_names, read_packed
 from scans.scan import to_ras
 from scans.subjects import Name, person_key
@@ -489,7 +496,7 @@ def slices_of_index(index: dict, pixels_file: Path, scans, root, axis: str, coun
     volume, plane, place = (index[name][chosen] for name in ("volume", "plane", "place"))
     first, owner = index["first"][volume, plane], index["owner"][volume]
     numbers = number_of(place, plane, first)
-    files = [Path(os.path.relpath(scan.path, root)).as_posix() for scan in scans]
+    files = names_below(root, scans)
     names = [files[i] + (f"#{n}" if n >= 0 else "") for i, n in zip(owner, numbers)]
     who = np.array([(scan.subject, scan.group) for scan in scans])[owner]
     where = (index[name] for name in ("start", "size", "mm"))

@@ -17,9 +17,8 @@ import numpy as np
 import dataset
 from degradation import cells, full_name, parse_scale, scale_name
 from evaluation import pairs
-from evaluation.figures import examples_figure, worst_figure
+from evaluation.figures import examples_figure
 from evaluation.metrics import gains_over, metrics_table, note_legend
-from evaluation.plots import cost_figure, curves_figure
 from evaluation.scoring import example_of, gains_table, score_slices, table_of
 from evaluation.volumes import volume_scores
 from inference import Upscaler
@@ -28,7 +27,7 @@ from inference.upscaler import DEFAULT
 from scans.files import kind_of
 from scans.listing import training_scans
 from scans.subjects import person_key
-from training.run_folder import loss_curve, read_config
+from training.run_folder import read_config
 from utils import (
     DataError,
     Parser,
@@ -42,7 +41,7 @@ from utils import (
     write_json,
 )
 
-FILES = ("json", "csv", "curves", "cost", "examples")
+FILES = ("json", "csv", "examples")
 
 
 # --- the command line -----------------------------------------------------------------------------
@@ -72,8 +71,6 @@ def parser_of() -> Parser:
     add("--device", default="auto", help="auto, cpu, cuda, mps")
     add("--json", metavar="FILE", help="write the tables as JSON too")
     add("--csv", metavar="FILE", help="write the scores of each slice")
-    add("--curves", metavar="FILE", help="plot the loss curves of the weights' runs, as PNG")
-    add("--cost", metavar="FILE", help="plot PSNR against multiply-accumulates, as PNG")
     add("--examples", metavar="FILE", help="draw slices of best, median and worst gain of the "
         "first weights; of several degradations the worst of each")  # fmt: skip
     return parser
@@ -230,11 +227,11 @@ def write_csv(path, rows: dict) -> None:
 
 def draw_examples(args, upscaler, slices, rows: dict) -> list[str]:
     """Draw slices of best, median and worst gain, or the worst of each degradation; in words."""
-    chosen, gains, words = [], {}, []
+    chosen, words = [], []
     for degradation, found in rows.items():
         before, after = list(found.values())[:2]
-        order = np.argsort(gains_over(after, before))
-        gains[degradation] = gains_over(after, before)
+        gains = gains_over(after, before)
+        order = np.argsort(gains)
         places = {"worst": order[0]}
         if len(rows) == 1:
             places = {"best": order[-1], "median": order[len(order) // 2]} | places
@@ -242,19 +239,15 @@ def draw_examples(args, upscaler, slices, rows: dict) -> list[str]:
             example = example_of(upscaler, slices, int(i), degradation, args.scale, found)
             example.name = f"{what}{f': {degradation}' * (len(rows) > 1)}\n{example.name}"
             chosen.append(example)
-            gain = f"{gains[degradation][i]:+.2f} dB over bicubic"
+            gain = f"{gains[i]:+.2f} dB over bicubic"
             words.append(f"{degradation}: {what} gain, {gain}: {slices.name[i]}")
-    if len(rows) == 1:
-        examples_figure(args.examples, chosen, errors=True)
-    else:
-        worst_figure(args.examples, chosen[:20], gains)
+    examples_figure(args.examples, chosen[:20], errors=True)
     return words
 
 
 def main(argv=None):
     args, configs = arguments(argv)
     upscalers = load_upscalers(args, pick_device(args.device))
-    curves = {path: loss_curve(path) for path in upscalers} if args.curves else {}
     through, slices, rows = 1 in args.scale, None, {}
     if through and (args.pairs or args.examples or args.consistent or args.alone):
         raise UsageError("--pairs, --examples, --consistent, --alone: not through the slices")
@@ -289,14 +282,14 @@ def main(argv=None):
         print(text + "\n")
     print(gains_table(tables))
     note_legend(text)
-    write_results(args, args.scale, rows, tables, curves)
+    write_results(args, args.scale, rows, tables)
     if args.examples and slices is not None:
         for line in draw_examples(args, next(iter(upscalers.values())), slices, rows):
             print(line)
         note(f"written: {args.examples}")
 
 
-def write_results(args, scale, rows, tables, curves) -> None:
+def write_results(args, scale, rows, tables) -> None:
     """The files that were asked for, but for the examples."""
     if args.json:
         about = {"data": args.pairs or args.data or "data/ds002748", "split": args.split or "test"}
@@ -304,11 +297,7 @@ def write_results(args, scale, rows, tables, curves) -> None:
         write_json(args.json, {**about, "results": tables})
     if args.csv:
         write_csv(args.csv, rows)
-    if args.curves:
-        curves_figure(args.curves, curves)
-    if args.cost:
-        cost_figure(args.cost, next(iter(tables.values())))
-    for name in ("json", "csv", "curves", "cost"):
+    for name in ("json", "csv"):
         if getattr(args, name):
             note(f"written: {getattr(args, name)}")
 

@@ -3,8 +3,8 @@
     python export.py weights/brain.pt web/weights --error-map    for the page, all scales
     python export.py weights/brain.pt . --scale 4                one of them
 
-Leaves NAME-describe.onnx, which finds out how slices were made, and NAME-x4.onnx,
-NAME-through-x4.onnx ..., which enlarge them; of several scales NAME.weights, too, with what they
+Leaves NAME-describe.onnx, which finds out how slices were made (of several bodies one for each, as
+NAME-describe-x4.onnx), and NAME-x4.onnx, NAME-through-x4.onnx ..., which enlarge them; of several scales NAME.weights, too, with what they
 have in common, to lie beside them. NAME.json says what else a program must know, as web/ does.
 Needs the packages onnx and onnxscript.
 
@@ -79,12 +79,12 @@ def arguments(argv=None):
 class Describe(torch.nn.Module):
     """What `Upscaler.describe_each` does."""
 
-    def __init__(self, network):
+    def __init__(self, network, scale: Scale):
         super().__init__()
-        self.network = network
+        self.network, self.scale = network, scale
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
-        return self.network.describe(lr)
+        return self.network.describe(lr, scale=self.scale)
 
 
 class Enlarge(torch.nn.Module):
@@ -133,10 +133,10 @@ def onnx_bytes(module, inputs: dict, outputs: list[str], about: dict) -> bytes:
 
 
 def exports(network, scales, error_map: bool, about: dict):
-    """Yield (end of the name, ONNX file) of the estimator, if there is one, and of each scale."""
+    """Yield (end of the name, ONNX file) of each estimator and of each scale."""
     lr = torch.rand(2, 1 + 2 * network.neighbours, 20, 24)
-    if network.estimator is not None:
-        yield "describe", onnx_bytes(Describe(network), {"lr": lr[:, :1]}, ["found"], about)
+    for name, scale in {end: scale for scale, end in estimators(network, scales).items()}.items():
+        yield name, onnx_bytes(Describe(network, scale), {"lr": lr[:, :1]}, ["found"], about)
     description = torch.rand(1, ENTRIES)
     for scale in scales:
         name = end_of_name(scale)
@@ -165,6 +165,16 @@ def with_shared_weights(files: dict, name: str) -> tuple[dict, bytes]:
         set_external_data(tensor, name, places[raw], len(raw))
         tensor.ClearField("raw_data")
     return {end: model.SerializeToString() for end, model in models.items()}, bytes(shared)
+
+
+def estimators(network, scales) -> dict[Scale, str]:
+    """{scale: how the name of the file of its estimator ends}, empty without one."""
+    if network.estimator is None:
+        return {}
+    bodies = getattr(network, "body_of", None)
+    if bodies is None:
+        return dict.fromkeys(scales, "describe")
+    return {scale: f"describe-{end_of_name(bodies[scale].scales[0])}" for scale in scales}
 
 
 def end_of_name(scale: Scale) -> str:
@@ -202,7 +212,8 @@ def facts(path: Path, checkpoint: dict, network, scales, error_map: bool) -> dic
         },
     }  # fmt: skip
     if network.estimator is not None:
-        about["describe"] = f"{path.stem}-describe.onnx"
+        found = estimators(network, scales).items()
+        about["describe"] = {scale_name(s): f"{path.stem}-{end}.onnx" for s, end in found}
     if len(scales) > 1:
         about["shared"] = f"{path.stem}.weights"
     if error_map:

@@ -116,6 +116,10 @@ class ESPCN(nn.Module):
         scale = scale or self.scales[0]
         return sub_pixel_layer(self.tails[scale_name(scale)](self.layers(lr)), scale)
 
+    def describe(self, lr: torch.Tensor, told=None, scale=None) -> torch.Tensor:
+        """Nothing is found: zeros (N, FOUND)."""
+        return lr.new_zeros(len(lr), FOUND)
+
 
 def tails_of(channels: int, scales, kernel: int, **options) -> nn.ModuleDict:
     """{name of a scale: convolution to its sub-pixels}."""
@@ -386,17 +390,56 @@ class DeepESPCN(nn.Module):
                 features = F.leaky_relu_(features, 0.1)
         return features
 
-    def describe(self, lr: torch.Tensor, told: torch.Tensor | None = None) -> torch.Tensor:
+    def describe(self, lr, told: torch.Tensor | None = None, scale=None) -> torch.Tensor:
         """The description (N, FOUND) of the degradation of each LR slice (N, C, H, W): estimated,
         or zeros without an estimator.
 
         told (1 or N, FOUND): what somebody says of it counts instead, but for the noise, see
-        `blend_measured_noise`.
+        `blend_measured_noise`. scale: what they are enlarged by; the same for all here.
         """
         if self.estimator is None:
             return lr.new_zeros(len(lr), FOUND)
         found = self.estimator(middle_of(lr))
         return found if told is None else blend_measured_noise(found, told)
+
+
+class Bodies(nn.Module):
+    """Several networks in one file, each for scales of its own, with an estimator of its own.
+
+    One body for all scales gained less (docs/STUDY.md, "One body or several"). It takes and gives
+    what its bodies do; one without neighbours looks at the slices alone.
+    """
+
+    conditioned = True
+
+    def __init__(self, bodies):
+        super().__init__()
+        self.bodies = nn.ModuleList(bodies)
+        self.body_of = {scale: body for body in bodies for scale in body.scales}
+        self.scales = tuple(self.body_of)
+        self.neighbours = max(body.neighbours for body in bodies)
+        self.receptive_radius = max(body.receptive_radius for body in bodies)
+
+    @property
+    def estimator(self):
+        """That of the first; None if it has none."""
+        return self.bodies[0].estimator
+
+    @property
+    def error_head(self):
+        return nn.ModuleList(body.error_head for body in self.bodies)
+
+    def describe(self, lr, told: torch.Tensor | None = None, scale: Scale | None = None):
+        return self.body_of[scale or self.scales[0]].describe(lr, told)
+
+    def forward(self, lr, scale: Scale | None = None, description=None, error_map=False):
+        scale = scale or self.scales[0]
+        body = self.body_of[scale]
+        if not body.neighbours:
+            lr = middle_of(lr)
+            if description is not None:
+                description = with_neighbours(description[:, :FOUND])
+        return body(lr, scale, description, error_map)
 
 
 def blend_measured_noise(found: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
@@ -414,7 +457,7 @@ def with_neighbours(found: torch.Tensor, present=None, distance=0.0) -> torch.Te
     """Descriptions (N, FOUND) with what is known of the neighbours of each slice: (N, ENTRIES).
 
     present (N, 4): 1 where the second and the first neighbour before and those after are there;
-    None: none is. distance of slices in LR pixels, a number or (N, 1).
+    None: none is. distance of slices in LR pixels, a number or (N, 1); 0: unknown, as of pictures.
     """
     full = found.new_zeros(
         len(found) if present is None else max(len(found), len(present)), ENTRIES
@@ -423,7 +466,8 @@ def with_neighbours(found: torch.Tensor, present=None, distance=0.0) -> torch.Te
     if present is not None:
         full[:, PRESENT] = present
         apart = torch.as_tensor(distance, dtype=full.dtype, device=full.device)
-        full[:, DISTANCE : DISTANCE + 1] = torch.log2(apart.clamp(min=0.05)) / 3
+        known = torch.log2(apart.clamp(min=0.05)) / 3
+        full[:, DISTANCE : DISTANCE + 1] = torch.where(apart > 0, known, 0)
     return full
 
 
@@ -439,6 +483,8 @@ def build(arch: dict, scales) -> nn.Module:
     """
     options = dict(arch)
     name = options.pop("name", None)
+    if name == "bodies":
+        return build_bodies(options, scales)
     known = OPTIONS if name == "deep" else {"channels": int}
     good = name in tuple(NETWORKS) and all(type(v) is known.get(k) for k, v in options.items())
     good = good and all(0 <= v <= 1024 for v in options.values())
@@ -452,6 +498,22 @@ def build(arch: dict, scales) -> nn.Module:
         raise DataError(f"unknown network, or too large: {reprlib.repr(arch)}")
     network = NETWORKS[name](**options, scales=tuple(map(tuple, scales)))
     return network.to(memory_format=torch.channels_last)  # 1.6-1.9x the speed on a CPU
+
+
+def build_bodies(options: dict, scales) -> Bodies:
+    """Bodies of `options`: {'bodies': [[arch, number of scales], ...], 'error_head': bool}, the
+    scales in this order."""
+    parts, head = options.get("bodies"), options.get("error_head", False)
+    good = isinstance(parts, list) and 1 <= len(parts) <= 16 and type(head) is bool
+    good = good and all(isinstance(p, list) and len(p) == 2 and type(p[1]) is int for p in parts)
+    good = good and all(n >= 1 for _, n in parts) and sum(n for _, n in parts) == len(scales)
+    if not good or not all(isinstance(a, dict) and a.get("name") == "deep" for a, _ in parts):
+        raise DataError(f"unknown bodies: {reprlib.repr(options)}")
+    left, bodies = list(scales), []
+    for arch, n in parts:
+        some = [left.pop(0) for _ in range(n)]
+        bodies.append(build({**arch, "error_head": head}, some))
+    return Bodies(bodies)
 
 
 def load_network(checkpoint: dict, path="checkpoint") -> nn.Module:
@@ -504,6 +566,7 @@ def mmac(network: nn.Module, height: int = 60, width: int = 64, scale=None) -> f
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         description = None
         if network.conditioned:
-            description = with_neighbours(network.describe(lr), lr.new_ones(1, 4), 1.0)
+            found = network.describe(lr, scale=scale)
+            description = with_neighbours(found, lr.new_ones(1, 4), 1.0)
         network(lr, scale, description)
     return counter.get_total_flops() / 2e6

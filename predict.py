@@ -10,6 +10,7 @@ Leaves results beside the inputs or in --output, each with a record of how it wa
 import argparse
 import json
 import os
+import re
 import sys
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from utils import (
     DataError,
     Parser,
     UsageError,
+    WriteError,
     collected_warnings,
     int_between,
     note,
@@ -54,8 +56,7 @@ def arguments(argv=None):
     add("--figure", action=optional, help="side-by-side figure  (default: for a single input)")
     add("--error-map", "--uncertainty", action="store_true",
         help="write a map of the expected error of each pixel, too")  # fmt: skip
-    add("--labels", metavar="FILE",
-        help="a label map of the scan, brought onto the result's grid, too")  # fmt: skip
+    add("--labels", metavar="FILE", help="a label map of the scan, brought onto the result's grid")
     add("--report", action="store_true",
         help="also write report.html, a page of all results, the doubtful ones first")  # fmt: skip
     add("--json", action="store_true", help="print nothing but a line of JSON for each result")
@@ -64,8 +65,8 @@ def arguments(argv=None):
         help="take colour photographs, fMRI, masks and the like too")  # fmt: skip
     add = parser.add_argument_group("how  (default: what the voxels are tells)").add_argument
     add("--voxel-size", type=float, metavar="MM", help="make voxels of this size, all around")
-    add("--scale", type=int, choices=(2, 3, 4),
-        help="enlarge slices by this, and nothing else  (of pictures: 4)")  # fmt: skip
+    add("--scale", type=int_between(2, 4), metavar="N",
+        help="enlarge slices by 2, 3 or 4, and nothing else  (of pictures: 4)")  # fmt: skip
     add("--through-plane", type=int_between(0, 6), nargs="?", const=0, metavar="N",
         help="make slices of each thick one, and nothing else: 2 to 6, or until voxels are nearly "
         "cubes")  # fmt: skip
@@ -96,7 +97,7 @@ def arguments(argv=None):
         help="be worker I of N: do every N-th input  (default: as torchrun says)")  # fmt: skip
     words = [str(word) for word in (sys.argv[1:] if argv is None else argv)]
     for i, word in enumerate(words[:-1]):  # a path behind it is no N
-        if word == "--through-plane" and not words[i + 1].lstrip("-").isdecimal():
+        if word == "--through-plane" and not re.fullmatch(r"-?[\d.]+", words[i + 1]):
             words[i] = "--through-plane=0"
     args = parser.parse_args(words)
     check(args, parser)
@@ -274,7 +275,7 @@ def tell(task: Task, about: dict) -> None:
         words = f"unlike all images that the network learned from ({about['Unusual']}); check it"
         warn(f"{source}: {words}", shown)
     if about.get("FoundInstead"):
-        words = f"was said to be {about['Degradation']}, but looks like {about['FoundInstead']}"
+        words = f"was said to be {about['Degradation']}; found instead: {about['FoundInstead']}"
         warn(f"{source}: {words}; a wrong word is worse than none", shown)
 
 
@@ -315,14 +316,17 @@ def too_large(task: Task) -> DataError:
 def simulate(task: Task, upscaler, args, figure: bool) -> tuple[list[Path], dict]:
     """Shrink the slices of an input, upscale them, score them one by one: (files, record)."""
     from evaluation.simulation import draw_simulation, score_stack, write_scores
-    from inference.sidecar import record
+    from inference.sidecar import record, write_description
 
     job, scan, label = task.job, task.scan, task.label
     with collected_warnings(task.warnings):
         found = score_stack(upscaler, scan, task.plan, args.degradation or "bicubic", job.source)
         task.plan.words = f"shrunk by {task.plan.scale} ({found.degradation}) and upscaled"
+        found.about["Plan"] = task.plan.words
         tell(task, found.about)
         job.make_folder()
+        if job.dataset:
+            write_description(job.output, job.dataset)
         paths = []
         if figure:
             paths.append(draw_simulation(job.file(label, "_figure.png"), scan, found))
@@ -427,19 +431,26 @@ def attempt(work, *given):
         return error
 
 
+def is_finished(job, upscaler, options: dict) -> bool:
+    """Whether the result of just this is there; not if the input cannot be read."""
+    from inference.sidecar import made_from
+
+    made = attempt(made_from, job, upscaler, options)
+    return not isinstance(made, DataError) and job.finished(made)
+
+
 def main(argv=None):
     args = arguments(argv)
     import torch
 
     from inference import Upscaler
     from inference.inputs import find_jobs, idle_options
-    from inference.sidecar import made_from
     from inference.tiling import tune_malloc
 
     tune_malloc()
     if args.threads:
         torch.set_num_threads(args.threads)
-    jobs = find_jobs(args.images, args.output, args.series, args.force)
+    jobs, missing = find_jobs(args.images, args.output, args.series, args.force)
     if args.labels and (len(jobs) != 1 or jobs[0].kind == "picture"):
         raise UsageError("--labels belong to one scan; name that alone")
     device = utils.pick_device(args.device)
@@ -465,12 +476,13 @@ def main(argv=None):
         mine = jobs[share::of]
         jobs = [
             job for job in mine if args.overwrite or args.simulate
-            or not job.finished(made_from(job, upscaler, options))
+            or not is_finished(job, upscaler, options)
         ]  # fmt: skip
         counts["finished before (--overwrite does them again)"] = len(mine) - len(jobs)
     figure = args.figure if args.figure is not None else args.report or not batch
     bar = batch and torchrun[0] == 0
     scores = run_jobs(jobs, results(jobs, upscaler, args, options, figure), args, bar, counts)
+    counts["failed"] += missing
     if batch:
         words = ", ".join(f"{n} {what}" for what, n in counts.items() if n) or "nothing to do"
         where = {str(job.output) for job in jobs}
@@ -494,6 +506,8 @@ def run_jobs(jobs, found, args, bar: bool, counts: Counter) -> list[dict]:
                 moving.update()
                 failed = isinstance(result, DataError)
                 counts["failed" if failed else "upscaled"] += 1
+                if isinstance(result, WriteError):
+                    result = DataError(f"{result}; choose another --output DIR")
                 if failed and not job.batch:
                     raise result
                 say(job, result, args)

@@ -62,6 +62,7 @@ from training.processes import (
 )
 from training.step import Step, iterations_in
 from utils import (
+    DataError,
     Parser,
     UsageError,
     bf16_works,
@@ -246,6 +247,8 @@ def load_data(args, seen=()):
     parts, fingerprint = chief_first(
         lambda: dataset.load_parts(**options, workers=args.workers, quiet=quiet, seen=seen)
     )
+    if not len(parts["train"]):
+        raise DataError(f"{args.data}: all subjects are in its test folder; too few for train")
     if args.dry_run:
         args.iterations, args.epochs, args.batch_size, args.patch_size = 2, None, world(), 8
         parts = {name: evenly_spaced(part, 2) for name, part in parts.items() if len(part)}

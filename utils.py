@@ -24,6 +24,10 @@ class DataError(Exception):
     status = 1
 
 
+class WriteError(DataError):
+    """A file cannot be written: another folder, or room on the disk, may help."""
+
+
 class UsageError(DataError):
     """Something is wrong with the arguments: one line for the user, exit status 2."""
 
@@ -123,7 +127,7 @@ def atomic_write(path, mode: str = "wb"):
         with suppress(OSError):
             part.unlink()
         if isinstance(error, OSError):
-            raise DataError(f"{path}: cannot be written ({reason(error)})") from None
+            raise WriteError(f"{path}: cannot be written ({reason(error)})") from None
         raise
 
 
@@ -228,7 +232,7 @@ class Parser(argparse.ArgumentParser):
             description=description, formatter_class=Defaults, allow_abbrev=False,
             epilog=f"examples:\n{examples}" if examples else None,
         )  # fmt: skip
-        self.add_argument("--version", action="version", version=version())
+        self.add_argument("--version", action="version", version=f"{name_of_program()} {version()}")
         self.add_argument("--quiet", action="store_true", help="only results, warnings, errors")
 
     def parse_args(self, args=None, namespace=None):
@@ -259,12 +263,15 @@ def int_between(least: int, most: int = 2**31):
     """An argparse type: a whole number in this range."""
 
     def parse(text):
-        number = int(text)
+        try:
+            number = int(text)
+        except ValueError:
+            words = f"{text} is no whole number in {least} ... {most}"
+            raise argparse.ArgumentTypeError(words) from None
         if not least <= number <= most:
             raise argparse.ArgumentTypeError(f"{text} is not in {least} ... {most}")
         return number
 
-    parse.__name__ = "whole number"
     return parse
 
 

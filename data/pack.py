@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import dataset
 from scans.files import PICTURES, suffix
-from scans.listing import training_scans
+from scans.listing import names_below, training_scans
 from scans.packed import encoded, write_packed
 from utils import DataError, Parser, UsageError, note, progress, run_main
 
@@ -52,7 +52,7 @@ def pack(source: Path, target: Path, limit: int, without_test: bool) -> None:
             if size <= limit:
                 break
             share *= 0.985 * limit / size
-    names = [scan.path.relative_to(source).as_posix() for scan in scans]
+    names = names_below(source, scans)
     names = [name.removesuffix(suffix(scan.path)) for name, scan in zip(names, scans)]
     rows = zip(packed, [part.shape for part in parts], [volume["mm"] for volume in volumes])
     write_packed(target, dict(zip(names, rows)))

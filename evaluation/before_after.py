@@ -55,7 +55,9 @@ def views_of(scan: Scan, new: Scan, plan: Plan, errors: Scan | None) -> list[Vie
                 slice(round(f * w.start), round(f * w.stop)) for f, w in zip(factor, window)
             )
             before, sr = slices[i][tuple(window)], enlarged[at][place]
-            down, along = (resampling_matrix(n, m) for n, m in zip(before.shape, sr.shape))
+            down, along = (
+                resampling_matrix(n, m, antialias=m < n) for n, m in zip(before.shape, sr.shape)
+            )
             cubic = down @ before @ along.T
             images = [
                 (x - np.float32(black)) / np.float32(white - black) for x in (before, cubic, sr)

@@ -8,20 +8,17 @@ import numpy as np
 from evaluation.panels import (
     BAR,
     LINE,
-    SMALL,
     WHOLE,
     Panel,
     colour_bar,
     draw_panels,
     px,
     save_sheet,
-    shortened,
     write_text,
 )
-from evaluation.plots import drawn_plot, new_figure
 
 LOW = 0.6  # height by width of a slice that is shown before and after in a row of its own
-# What lies at the left, right, top and bottom edge of a slice as `formats.slices_of` gives it.
+# What lies at the left, right, top and bottom edge of a slice as `Scan.slices` gives it.
 MARKS = {"axial": "LRAP", "coronal": "LRSI", "sagittal": "PASI"}
 
 
@@ -287,9 +284,9 @@ def example_row(example: Example, limit: float | None) -> list[Panel]:
     tall = field_shape(example.lr, example.aspect)
     whole, detail = content_window(example.hr), busiest_window(example.hr, tall)
     bicubic, sr = np.clip(example.bicubic, 0, 1), np.clip(example.sr, 0, 1)
-    before, after = (f"{s['psnr']:.2f} dB" for s in example.scores)
-    panels = {f"bicubic, {before}": bicubic, f"network, {after}": sr, "truth": example.hr}
-    panels = {"input": example.lr} | panels
+    scores = ("", *(f"\n{s['psnr']:.2f} dB" for s in example.scores), "")
+    images = example.lr, bicubic, sr, example.hr
+    panels = {name + words: x for name, words, x in zip(NAMES, scores, images)}
     details = detail_panels([Panel(x, "", tall) for x in panels.values()], example.hr, detail)
     for panel, text in zip(details, panels):
         panel.text = text
@@ -297,8 +294,8 @@ def example_row(example: Example, limit: float | None) -> list[Panel]:
     row = [Panel(example.hr, example.name, tall, whole, box), *details]
     if limit:
         maps = [abs(bicubic - example.hr), abs(sr - example.hr)]
-        for image, text in zip(maps, ("error, bicubic", "of network")):
-            row.append(error_panel(image, text, tall, limit, whole))
+        for image, name in zip(maps, NAMES[1:3]):
+            row.append(error_panel(image, f"error of\n{name}", tall, limit, whole))
     return row
 
 
@@ -318,32 +315,3 @@ def examples_figure(path, examples: list[Example], *, title="", errors=False) ->
 def limit_of(examples: list[Example]) -> float:
     """The brightest value of the error maps of examples."""
     return error_limit([np.abs(np.clip(e.bicubic, 0, 1) - e.hr) for e in examples])
-
-
-def worst_figure(path, examples: list[Example], gains: dict, *, title="") -> None:
-    """The worst slices, below the gains of all slices over bicubic upsampling.
-
-    gains: {name of a set or a degradation: gain of each slice in dB}.
-    """
-    legend = 0.2 * -(-len(gains) // 2)
-    strip, limit = 2.4 + legend, limit_of(examples)
-    rows = [example_row(example, limit) for example in examples]
-    sheet, grid = draw_panels(rows, title, strip + BAR)
-    bar_below(sheet, grid[-1][-1], rows[-1][-1], strip)
-    figure = new_figure(strip, layout=None)
-    axes = figure.add_axes((0.08, (0.55 + legend) / strip, 0.9, 1.7 / strip))
-    for i, (name, values) in enumerate(gains.items()):
-        values = np.sort(np.asarray(values, dtype=float))
-        below = np.mean(values < -0.001)
-        label = shortened(name, 40) + (f", {below:.1%} below bicubic" if below else "")
-        places = np.linspace(0, 100, len(values))
-        axes.plot(places, values, "-" if i < 10 else "--", lw=1.5, label=label)
-    axes.axhline(0, color="black", lw=1)
-    axes.set_xlabel("slices in order of gain, %", fontsize=SMALL)
-    axes.set_ylabel("gain, dB", fontsize=SMALL)
-    axes.tick_params(labelsize=SMALL)
-    axes.grid(alpha=0.3)
-    figure.legend(loc="lower center", ncols=2, fontsize=SMALL, frameon=False, borderpad=0.1)
-    plot = drawn_plot(figure)
-    sheet.paste(plot, (0, sheet.height - plot.height))
-    save_sheet(sheet, path)

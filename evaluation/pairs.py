@@ -65,19 +65,16 @@ def score_pairs(upscalers: dict[str, Upscaler], pairs, scale: int, plane: str) -
         unit = factor_between(found["bicubic"][inside], truth[inside], lr, hr, small)
         black, white = hr.black_and_white(truth)
         view = (plan.plane, False)
-        names = None
+        covered = hr.slices(inside, view).any((1, 2))
         for name, values in found.items():
             values = np.where(inside, values * unit, black).astype(np.float32)
             both = values, np.where(inside, truth, black).astype(np.float32)
             images = [hr.slices((x - np.float32(black)) / np.float32(white - black), view)
                       for x in both]  # fmt: skip
-            names = (
-                [f"{large}#{i}" for i in range(len(images[0]))]
-                if len(images[0]) > 1
-                else [str(large)]
-            )
-            for label, sr, wanted in zip(names, *images):
-                about = {"name": label, "subject": subject}
+            for i in np.flatnonzero(covered):
+                sr, wanted = (image[i] for image in images)
+                about = {"name": f"{large}#{i}" if len(covered) > 1 else str(large)}
+                about["subject"] = subject
                 one = score(torch.from_numpy(sr.copy()), torch.from_numpy(wanted.copy()))
                 rows[name].append(about | one | {"lr_rmse": None})
     for scores in rows.values():
@@ -96,7 +93,7 @@ def bicubic_of(lr: Scan, new: Scan) -> Scan:
     """A scan interpolated to the grid of its enlarged one, float32."""
     values = lr.intensities()
     for axis in range(values.ndim):
-        matrix = resampling_matrix(values.shape[axis], new.stored.shape[axis])
+        matrix = resampling_matrix(values.shape[axis], new.stored.shape[axis], antialias=False)
         values = np.moveaxis(np.tensordot(matrix, values, (1, axis)), 0, axis)
     found = lr.resampled(np.asfortranarray(values, np.float32))
     found.slope, found.inter = 1.0, 0.0

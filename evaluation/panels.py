@@ -19,6 +19,8 @@ LINE = 0.18  # inches, the height of a line of text
 TABLE = 1.65  # inches, the least height of a panel that holds scores
 BAR = 0.6  # inches that a colour bar with its numbers and label takes
 SMALL, NORMAL = 9, 10  # points
+LINES = 0.014  # inches, the width of boxes, circles and outlines
+GOLD = (255, 215, 0)
 WHOLE = (0.0, 0.0, 1.0, 1.0)  # a window (top, left, height, width), as shares of an image
 
 
@@ -35,6 +37,8 @@ class Panel:
     palette: str = "grey"  # or a colour map of matplotlib
     low: float = 0.0  # the value that is shown black, or by the first colour
     high: float = 1.0  # the value that is shown white, or by the last colour
+    rings: tuple = ()  # circles about pixels of the image: (row, column, radius, words)
+    outline: np.ndarray | None = None  # bool, of any size: what has a line around it
 
     def shape(self) -> float:
         """Height of what is shown divided by its width."""
@@ -128,18 +132,44 @@ def draw_panel(sheet, panel: Panel, place: tuple) -> None:
     part = (x * w, y * h, min(w, (x + wide) * w), min(h, (y + high) * h))
     image = np.asarray(image.resize(size, Image.Resampling.BOX, part))  # enlarged, pixels stay
     image = coloured(image, panel)
+    if panel.outline is not None:
+        fine = [n * m / k for n, m, k in zip(part, 2 * panel.outline.shape[::-1], 2 * (w, h))]
+        mask = Image.fromarray(panel.outline).resize(size, Image.Resampling.NEAREST, fine)
+        image[edge_of(np.asarray(mask))] = GOLD
     sheet.paste(Image.fromarray(image), (left, top))
+    for row, column, radius, words in panel.rings:
+        place = left + (column - part[0]) * size[0] / (part[2] - part[0])
+        draw_ring(sheet, (place, top + (row - part[1]) * size[1] / (part[3] - part[1])),
+                  radius * size[0] / (part[2] - part[0]), words)  # fmt: skip
     if panel.box:
         corners = [(panel.box[0] - y) / high, (panel.box[1] - x) / wide]
         corners += [corners[0] + panel.box[2] / high, corners[1] + panel.box[3] / wide]
         y0, x0, y1, x1 = (round(share * size[1 - i % 2]) for i, share in enumerate(corners))
         outline = left + x0, top + y0, left + max(x0, x1 - 1), top + max(y0, y1 - 1)
-        ImageDraw.Draw(sheet).rectangle(outline, outline="gold", width=max(1, px(0.017)))
+        ImageDraw.Draw(sheet).rectangle(outline, outline=GOLD, width=px(LINES))
     places = [(0.02, 0.5, "lm"), (0.98, 0.5, "rm"), (0.5, 0.02, "ma"), (0.5, 0.98, "md")]
     room = 2 if size[1] < px(6 * LINE) else 4  # in a low panel those above and below would touch
     for mark, (across, down, anchor) in zip(panel.marks[:room], places):
         where = left + across * size[0], top + down * size[1]
         write_text(sheet, *where, mark, anchor, outlined=True)
+
+
+def edge_of(mask: np.ndarray) -> np.ndarray:
+    """The pixels around a mask, as wide as a line."""
+    from scipy.ndimage import binary_dilation
+
+    return binary_dilation(mask, np.ones((3, 3)), iterations=px(LINES)) & ~mask
+
+
+def draw_ring(sheet, middle: tuple, radius: float, words: str) -> None:
+    """Draw a circle with words above it, all in pixels of the figure."""
+    from PIL import ImageDraw
+
+    x, y = middle
+    corners = x - radius, y - radius, x + radius, y + radius
+    ImageDraw.Draw(sheet).ellipse(corners, outline=GOLD, width=px(LINES))
+    if words:
+        write_text(sheet, x, y - radius - px(0.02), words, "md", outlined=True)
 
 
 def colour_bar(sheet, place: tuple, panel: Panel, label: str) -> None:

@@ -1,6 +1,4 @@
-"""Curves and points to PNG: the plots of train.py and evaluate.py, without a display."""
-
-from pathlib import Path
+"""Curves to PNG: the plot of train.py, without a display."""
 
 import numpy as np
 
@@ -8,12 +6,12 @@ from evaluation.panels import DPI, NORMAL, SMALL, WIDTH, shortened
 from utils import atomic_write
 
 
-def new_figure(height: float, layout="constrained"):
+def new_figure(height: float):
     """A matplotlib figure of its own: without pyplot there is no display to need."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout=layout)
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
@@ -23,24 +21,6 @@ def save_figure(figure, path) -> None:
     with atomic_write(path) as file:
         figure.savefig(file, format="png")
     figure.clear()
-
-
-def drawn_plot(figure):
-    """A figure as an image of Pillow, to be pasted into another."""
-    from PIL import Image
-
-    figure.canvas.draw()
-    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
-    figure.clear()
-    return Image.fromarray(pixels)
-
-
-def run_name(checkpoint: str) -> str:
-    """A short name: runs are told apart by their folders, weights by their file names."""
-    path, _, extra = str(checkpoint).partition(", ")
-    path = Path(path)
-    name = (path.parent if path.stem in ("best", "last") else path).stem
-    return name + (f", {extra}" if extra else "")
 
 
 def smoothed(values) -> np.ndarray:
@@ -61,7 +41,7 @@ def column(rows: list[dict], name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def finish_curves(figure, axes, title="") -> None:
-    """What loss curves share: axes, grid and a legend below them, where it hides nothing."""
+    """Axes, grid and a legend below them, where it hides nothing."""
     axes.set(xlabel="iteration (optimiser steps)", ylabel="MSE (intensity in [0, 1], squared)")
     axes.set_yscale("log")
     plain_numbers(axes.yaxis)
@@ -114,79 +94,3 @@ def loss_figure(path, rows: list[dict], title="") -> None:
     axes.xaxis.get_major_locator().set_params(integer=True)
     finish_curves(figure, axes, title)
     save_figure(figure, path)
-
-
-def curves_figure(path, curves: dict) -> None:
-    """Smoothed training losses: {checkpoint: (iterations, losses)}. Both axes are logarithmic."""
-    figure = new_figure(5)
-    axes = figure.subplots()
-    for name, (iterations, losses, *_) in curves.items():
-        step = len(losses) // 4000 + 1
-        style = dict(lw=1.6, label=shortened(run_name(name), 60))
-        axes.plot(iterations[::step], smoothed(losses)[::step], **style)
-    axes.set_xscale("log")
-    plain_numbers(axes.xaxis)
-    finish_curves(figure, axes)
-    save_figure(figure, path)
-
-
-def cost_figure(path, table: dict) -> None:
-    """PSNR against MMAC of the rows of an evaluation, interpolations as lines."""
-    figure = new_figure(5)
-    axes = figure.subplots()
-    labels = []  # (text, place, colour)
-    for name, row in table.items():
-        mean = row["psnr"]["mean"]
-        if "mmac" in row:
-            (dot,) = axes.plot(row["mmac"], mean, "o")
-            labels.append((shortened(run_name(name), 40), (row["mmac"], mean), dot.get_color()))
-        else:
-            axes.axhline(mean, color="gray", ls="--", lw=1)
-            labels.append((name, (None, mean), "gray"))
-    axes.set_xscale("log")
-    axes.set_xlabel("million multiply-accumulates for a 60x64 slice")
-    axes.set_ylabel("PSNR (dB), mean over subjects")
-    plain_numbers(axes.xaxis)
-    axes.margins(x=0.25, y=0.15)
-    axes.grid(alpha=0.3, which="both")
-    place_labels(figure, axes, labels)
-    save_figure(figure, path)
-
-
-def place_labels(figure, axes, labels) -> None:
-    """Write each label (text, (x or None for the left edge, y), colour) where nothing else is."""
-    figure.draw_without_rendering()  # fixes the layout
-    reach = 5 * figure.dpi / 72
-    dots = [axes.transData.transform(place) for _, place, _ in labels if place[0] is not None]
-    taken = [(x - reach, y - reach, x + reach, y + reach) for x, y in dots]
-    for text, (x, y), color in labels:
-        style = dict(fontsize=SMALL, color=color, textcoords="offset points", va="center")
-        if x is None:
-            style["xycoords"] = ("axes fraction", "data")
-        taken.append(write_where_free(axes, text, (x or 0, y), taken, style))
-
-
-def write_where_free(axes, text: str, point, taken: list, style: dict) -> np.ndarray:
-    """Write a label beside its point, at the nearest free place, with a line to it if it is far."""
-    from matplotlib.text import Text
-
-    frame, renderer = axes.get_window_extent(), axes.figure.canvas.get_renderer()
-    first = 0 if "xycoords" not in style else 8  # a label of a line stands above it
-    for rise in (first, *(sign * n for n in range(8, 240, 8) for sign in (1, -1))):
-        for shift, side in ((8, "left"), (-8, "right")):
-            line = dict(arrowstyle="-", lw=0.5, color=style["color"]) if abs(rise) > 16 else None
-            options = style | dict(ha=side, arrowprops=line)
-            label = axes.annotate(text, point, xytext=(shift, rise), **options)
-            label.update_positions(renderer)
-            box = Text.get_window_extent(label, renderer).extents  # without the line
-            inside = np.all(box[:2] >= frame.min) and np.all(box[2:] <= frame.max)
-            if inside and not any(overlap(box, other) for other in taken):
-                return box
-            label.remove()
-    axes.annotate(text, point, xytext=(8, 0), **style)  # no place is free
-    return box
-
-
-def overlap(a, b) -> bool:
-    """Whether two boxes (left, bottom, right, top) share a point."""
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

@@ -56,7 +56,8 @@ def slice_scores(sr: torch.Tensor, hr: torch.Tensor, again, lr: torch.Tensor, me
 @dataclass
 class Part:
     """Some slices of one volume and plane, to be scored: LR (n, 5, h, w), HR (n, 1, H, W), which
-    of their four neighbours are there (n, 4), and how far apart slices are in LR pixels."""
+    of their four neighbours are there (n, 4), and how far apart slices are in LR pixels; 0:
+    unknown, or of no interest."""
 
     numbers: list[int]
     lr: torch.Tensor
@@ -83,19 +84,21 @@ def parts_of(slices, degradation, scale: Scale, device, alone=False, chosen=None
         seeds |= dict(zip(places, numbers))
         hr = {p: as_tensor(stack[p], scale, device) for p in seeds}
         lr = {p: degrade(x, degradation, scale, seed=seeds[p])[0, 0] for p, x in hr.items()}
-        near, there = with_neighbours_of(lr, places)
+        near, there = with_neighbours_of(lr, places, alone)
         hr = torch.cat([hr[p] for p in places])
-        yield Part(numbers, near, hr, there.to(device), slices.distance(numbers[0], scale))
+        distance = 0.0 if alone else slices.distance(numbers[0], scale)
+        yield Part(numbers, near, hr, there.to(device), distance)
 
 
-def with_neighbours_of(lr: dict, places: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+def with_neighbours_of(lr: dict, places: list[int], alone: bool) -> tuple:
     """Slices with two neighbours on each side (n, 5, h, w), and which of these are there (n, 4).
 
-    lr: {place: slice (h, w)}; a missing one is black.
+    lr: {place: slice (h, w)}; a missing one is black. alone: as if all neighbours were missing.
     """
-    black = torch.zeros_like(next(iter(lr.values())))
-    near = [torch.stack([lr.get(p + k, black) for k in range(-2, 3)]) for p in places]
-    there = [[p + k in lr for k in (-2, -1, 1, 2)] for p in places]
+    black, around = torch.zeros_like(next(iter(lr.values()))), {} if alone else lr
+    near = [[around.get(p + k, black) if k else lr[p] for k in range(-2, 3)] for p in places]
+    near = [torch.stack(slices) for slices in near]
+    there = [[p + k in around for k in (-2, -1, 1, 2)] for p in places]
     return torch.stack(near), torch.tensor(there, dtype=torch.float32)
 
 

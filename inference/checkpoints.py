@@ -37,8 +37,10 @@ def load_checkpoint(path) -> dict:
             raise DataError(f"{path}: {words}") from None
         checkpoint = upgraded(checkpoint)
         kinds = {"model": dict, "arch": dict, "scales": list, "degradation": str, "version": int}
-        if not isinstance(checkpoint, dict) or any(
-            not isinstance(checkpoint.get(key), kind) for key, kind in kinds.items()
+        if (
+            not isinstance(checkpoint, dict)
+            or any(not isinstance(checkpoint.get(key), kind) for key, kind in kinds.items())
+            or not all(isinstance(scale, (list, tuple)) for scale in checkpoint["scales"])
         ):
             raise DataError(f"{path}: not a checkpoint of this project")
         if checkpoint["version"] != CHECKPOINT_VERSION:

@@ -25,8 +25,11 @@ def expected_error(expected: torch.Tensor, calibration: dict, description=None) 
 
     90 % of pixels are within INTERVAL times it. calibration: `edges` of what the head says, as
     logarithms, and `factors` to multiply it by, linear in between; `noisy`: those of noisy slices.
-    description (1, ENTRIES): tells how noisy these are; None counts as quiet.
+    description (1 or N, ENTRIES): tells how noisy these are; None counts as quiet.
     """
+    if description is not None and (description[:, NOISE] != description[0, NOISE]).any():
+        each = zip(expected.split(1), description.split(1))
+        return torch.cat([expected_error(one, calibration, known) for one, known in each])
     edges, factors = calibration["edges"], np.array(calibration["factors"])
     if description is not None:
         noisy = np.array(calibration["noisy"])
@@ -43,11 +46,15 @@ def calibration_of(checkpoint: dict, path, scale) -> dict:
     if not checkpoint["arch"].get("error_head"):
         words = "has no error head for --error-map; train.py --error-head N makes one"
         raise DataError(f"{path}: {words}")
-    found = (checkpoint.get("calibration") or {}).get(scale_name(scale)) or {}
-    rows = [found.get(name) for name in ("edges", "factors", "noisy")]
-    good = all(isinstance(row, list) and 2 <= len(row) <= 1000 for row in rows)
-    good = good and len({len(row) for row in rows}) == 1 and np.isfinite(rows).all()
-    if not good or rows[0] != sorted(rows[0]) or min(*rows[1], *rows[2]) <= 0:
+    try:
+        found = checkpoint["calibration"][scale_name(scale)]
+        rows = [found[name] for name in ("edges", "factors", "noisy")]
+        good = all(isinstance(row, list) and 2 <= len(row) <= 1000 for row in rows)
+        good = good and len({len(row) for row in rows}) == 1 and np.isfinite(rows).all()
+        good = good and rows[0] == sorted(rows[0]) and min(*rows[1], *rows[2]) > 0
+    except Exception:  # values of a hostile file can be of any type
+        good = False
+    if not good:
         raise DataError(f"{path}: the calibration of its error head is missing or damaged")
     return found
 

@@ -32,36 +32,47 @@ class Job:
 
     def file(self, label: str, ending: str) -> Path:
         """The path of a result, as `<name>_x4.png` for the label `x4`."""
-        name = bids_name(self.name, label) if self.dataset else f"{self.name}_{label}"
+        plain = not self.dataset or label.startswith("simulated")  # which leaves no scan
+        name = f"{self.name}_{label}" if plain else bids_name(self.name, label)
         return self.folder / (name + ending)
+
+    @property
+    def joined(self) -> str:
+        """The beginning of the names where another input has this one's."""
+        return f"{self.source.absolute().parent.name}_{self.name}"
 
     def finished(self, made: dict) -> bool:
         """Whether a result of just this is there, as its record says (`sidecar.made_from`)."""
-        last = self.name.split("_")[-1]  # the suffix of a BIDS name, as in sub-01_T1w
-        beginning = self.name.removesuffix(last) if self.dataset else f"{self.name}_"
-        for path in glob.glob(glob.escape(str(self.folder / beginning)) + "*.json"):
+        first = self.name.split("_")[0] if self.dataset else self.name  # of BIDS: whose it is
+        for path in sorted(
+            path for name in (first, self.joined)
+            for path in glob.glob(glob.escape(str(self.folder / f"{name}_")) + "*.json")
+        ):  # fmt: skip
             found = read_record(path)
             if found and is_of(found, self) and all(found.get(k) == v for k, v in made.items()):
                 results = found.get("Results") or []
-                return bool(results) and all((self.folder / name).exists() for name in results)
+                if results and all((self.folder / name).exists() for name in results):
+                    return True
         return False
 
     def beside_others(self, label: str, overwrite: bool) -> "Job":
         """This job, under a name that takes no other input's results. Raises DataError where a file
         that this program did not write would be overwritten, but for overwrite."""
-        record = self.file(label, ".json")
-        found = read_record(record)
-        if found and not is_of(found, self):
-            joined = f"{self.source.absolute().parent.name}_{self.name}"
-            if overwrite or self.name.startswith(f"{self.source.absolute().parent.name}_"):
-                return self
-            note(f"{self.source}: {record.name} is of another input; results are called {joined}_…")
-            return replace(self, name=joined).beside_others(label, overwrite)
-        there = [p for end in (".png", ".tif", ".nii.gz") if (p := self.file(label, end)).exists()]
-        if there and not found and not overwrite:
-            raise DataError(f"{there[0]}: is there already, and not a result of this program; name "
-                            "another --output, or --overwrite it")  # fmt: skip
-        return self
+        for job in (self, replace(self, name=self.joined)):
+            record = job.file(label, ".json")
+            found = read_record(record)
+            if found and not is_of(found, self):
+                if job is self:
+                    words = f"is of another input; results are called {self.joined}_…"
+                    note(f"{self.source}: {record.name} {words}")
+                continue
+            results = (job.file(label, end) for end in (".png", ".tif", ".nii.gz"))
+            there = [path for path in results if path.exists()]
+            if there and not found and not overwrite:
+                raise DataError(f"{there[0]}: is there already, and not a result of this program; "
+                                "name another --output, or --overwrite it")  # fmt: skip
+            return job
+        raise DataError(f"{self.source}: {record} is of another input; name another --output")
 
     def make_folder(self) -> None:
         """Make the folder of a result. Raises DataError if a link leads out of the output."""
@@ -77,8 +88,10 @@ class Job:
             raise DataError(f"{self.folder}: {words}") from None
 
 
-def find_jobs(paths, output=None, series: str | None = None, force: bool = False) -> list[Job]:
-    """What there is to do, each input once. Raises DataError or UsageError.
+def find_jobs(paths, output=None, series: str | None = None, force: bool = False):
+    """What there is to do, each input once: (list of Jobs, how many of the paths are missing).
+
+    Raises DataError if all are, and UsageError.
 
     paths: files, folders, or patterns of these. series: the DICOM series to take. force: what is
     left out otherwise (masks, fMRI ...), too.
@@ -106,7 +119,7 @@ def find_jobs(paths, output=None, series: str | None = None, force: bool = False
     folders = {image for image, *_ in found.values() if image.is_dir()}
     single = len(found) == 1 and all(scan.path in folders for _, _, scan, _ in found.values())
     batch = len(found) + len(missing) != 1 or (bool(folders) and not single)
-    return name_jobs(list(found.values()), output, batch, bool(series))
+    return name_jobs(list(found.values()), output, batch, bool(series)), len(missing)
 
 
 def expanded(paths) -> list[str]:
@@ -126,8 +139,13 @@ def scans_below(image: Path, series, force: bool, alone: bool) -> list[tuple]:
     """
     if not image.is_dir():
         found = dicom.dicom_series([image]) if files.kind_of(image) == "dicom" else []
-        about = f"{found[0][1]} {found[0][0]}" if len(found) == 1 else ""
-        why = "" if force or series else why_not_anatomy(image, about=about)
+        known = found[0] if len(found) == 1 else None
+        why = "" if force or series else why_not_anatomy(image, series=known)
+        if files.is_result(image) and not force:
+            why = RESULTS
+            if alone:
+                words = "is a result of this program already; --force enlarges it once more"
+                raise DataError(f"{image}: {words}")
         if why and alone:
             words = "not anatomy, by its name or header (--force takes it all the same)"
             words += "; a label map goes with its scan: --labels" * ("segmentations" in why)
@@ -137,7 +155,9 @@ def scans_below(image: Path, series, force: bool, alone: bool) -> list[tuple]:
             return []
         scans = [ScanFile(image, "", "", "")]
         if len(found) > 1:  # echoes, phase ... in one file
-            scans = [replace(scans[0], files=(image,), series=n, about=a) for n, a, *_ in found]
+            scans = [
+                replace(scans[0], files=(image,), series=s.number, about=s.about) for s in found
+            ]
             scans = chosen_scans(image, scans, series) if series else scans
         return [(image.parent, scan, None) for scan in scans]
     bids = image if (image / "dataset_description.json").is_file() else None

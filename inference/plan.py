@@ -91,7 +91,7 @@ def plan_of_picture(scan, inside, scale, through_plane, voxel_size, plane) -> Pl
         raise UsageError(f"--scale {wanted}: these weights enlarge by {listed(inside)}")
     words, least = f"x{wanted}", min(scan.stored.shape)
     if least >= 230 and scale is None:
-        words += "; if its pixels are about 1 mm already, this is a guess"
+        words += f"; if its pixels are about 1 mm already, x{wanted} is a guess"
     return Plan("axial", wanted, words=words)
 
 

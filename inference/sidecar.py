@@ -14,16 +14,17 @@ import numpy as np
 
 from inference.error_map import INTERVAL
 from scans.files import partner, suffix
-from utils import atomic_write, name_of_program, version, write_json
+from utils import as_data_error, atomic_write, name_of_program, version, write_json
 
 ERROR = "_error"  # what the labels of error maps end in
 BIDS_VERSION = "1.10.0"
+IGNORED = ("*_figure.png", "*.csv", "*_simulated_*", "report.html")  # by BIDS validators
 
 
 def digest_of(path: Path) -> str:
-    """The SHA-256 of a file's bytes."""
+    """The SHA-256 of a file's bytes. Raises DataError."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with as_data_error(path), open(path, "rb") as file:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
@@ -35,11 +36,12 @@ weights_digest = lru_cache(maxsize=16)(digest_of)  # the same weights for thousa
 def input_digest(source: Path, files=()) -> str:
     """The SHA-256 of an input; of a DICOM series that of its files' digests, in order of names; of
     an Analyze pair of both files'."""
+    files = sorted(files)
     if not files and suffix(source)[:4] == ".img":
         files = [source, partner(source, ".hdr")]
     if not files:
         return digest_of(source)
-    digests = [digest_of(file) for file in sorted(files)]
+    digests = [digest_of(file) for file in files]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
@@ -152,7 +154,11 @@ def bids_name(name: str, label: str) -> str:
 
 def write_description(output: Path, root: Path) -> None:
     """Make the folder of the results of a BIDS data set a BIDS derivative, if it is none yet."""
-    path = output / "dataset_description.json"
+    path, ignored = output / "dataset_description.json", output / ".bidsignore"
+    known = ignored.read_text(encoding="utf-8").splitlines() if ignored.exists() else []
+    if set(IGNORED) - set(known):
+        with atomic_write(ignored, "w") as file:
+            file.write("\n".join(dict.fromkeys((*known, *IGNORED))) + "\n")
     if path.exists():
         return
     try:
@@ -176,7 +182,6 @@ def write_description(output: Path, root: Path) -> None:
         f"Enlarged by {name_of_program()} {version()}. How each file was made stands in the JSON "
         "beside it.\n"
     )
-    for name, text in (("README", words), (".bidsignore", "*_figure.png\n*.csv\n")):
-        with atomic_write(output / name, "w") as file:
-            file.write(text)
+    with atomic_write(output / "README", "w") as file:
+        file.write(words)
     write_json(path, about)

@@ -72,8 +72,9 @@ def resample(scan: Scan, shape) -> Scan:
     return scan.resampled(out, scan.about)
 
 
-def resampling_matrix(size: int, new: int) -> np.ndarray:
-    """The matrix (new, size) of antialiased cubic interpolation along one axis, float32."""
+def resampling_matrix(size: int, new: int, antialias: bool = True) -> np.ndarray:
+    """The matrix (new, size) of cubic interpolation along one axis, float32. antialias: also where
+    voxels become larger; False: the `bicubic` that results are compared with."""
     unit = torch.eye(size)[None, None]
-    matrix = F.interpolate(unit, (new, size), mode="bicubic", antialias=True)[0, 0]
+    matrix = F.interpolate(unit, (new, size), mode="bicubic", antialias=antialias)[0, 0]
     return matrix.numpy()

@@ -105,7 +105,7 @@ def upscale(
     """
     if network.conditioned and description is None:
         lr = middle_of(lr)
-        description = with_neighbours(network.describe(lr))
+        description = with_neighbours(network.describe(lr, scale=scale))
     options = {"error_map": True} if error_map else {}
     with torch.autocast(lr.device.type, dtype=torch.bfloat16, enabled=bf16):
         sr = tiled_forward(network, lr, scale, description, tile, **options)

@@ -127,7 +127,7 @@ class Upscaler:
         """How the input was made, if that was said: what is not said of slices is `bicubic`, of
         thick ones that they touch (`slab-1`)."""
         if isinstance(self.degradation, str):
-            return parse_degradation(self.degradation, "slab-1" if 1 in scale else "bicubic")
+            return parse_degradation(self.degradation, "slab" if 1 in scale else "bicubic")
         return self.degradation
 
     def describe_each(self, slices: np.ndarray, scale: Scale, levels=(0.0, 1.0)) -> torch.Tensor:
@@ -138,7 +138,7 @@ class Upscaler:
 
         @torch.inference_mode()
         def work(some):
-            return self.network.describe(some.to(self.device), truth)
+            return self.network.describe(some.to(self.device), truth, scale)
 
         some = lr.split(tiling.slices_at_a_time(*lr.shape[-2:], self.device))
         return torch.cat(list(tiling.in_parallel(work, some, self.device)))

@@ -21,7 +21,7 @@ def read(path, files=(), *, series: str = "", kind: str = "", force: bool = Fals
     if kind == "picture":
         return pictures.read_picture(path, force)
     if kind == "dicom":
-        return dicom.read_scan(path, files, series=series, kind=kind, force=force)
+        return dicom.read_dicom(path, files or (path,), series, force)
     return volumes.read_volume(path, force)
 
 

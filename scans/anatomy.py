@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scans.files import PICTURES, VOLUMES, first_bytes, kind_of, partner, stem, suffix, unpacked
+from scans.files import PICTURES, first_bytes, partner, stem, suffix
 
 FIELD, PERFUSION = "field maps or parts of complex images", "perfusion images"
 OTHER = "CT, PET or spectroscopy"
@@ -34,19 +34,18 @@ NAMES = {
 }
 # Folders of BIDS, as it spells them: CT may be a class.
 BIDS = {"perf": PERFUSION, "pet": OTHER, "ct": OTHER, "mrs": OTHER, "meg": OTHER, "eeg": OTHER}
-GE_PART = (0x0043, 0x102F)  # GE's number for magnitude, phase, real and imaginary part
 NO_MR = {"CT", "PT", "NM", "US", "CR", "DX", "XA", "SEG", "RTDOSE"}  # DICOM's Modality
 
 
-def why_not_anatomy(path, folders=None, about: str = "") -> str:
+def why_not_anatomy(path, folders=None, series=None) -> str:
     """Why a file is no anatomical image, such as `masks or segmentations`; '' if nothing says so.
 
     path: a picture, a volume or one file of a DICOM series. folders: their names from the data
-    folder down; None: the one that the file is in. about: of a series, as `dicom_series` says.
+    folder down; None: the one that the file is in. series: of a DICOM file, `dicom.Series`.
     """
     path = Path(path)
     folders = (path.absolute().parent.name,) if folders is None else folders
-    name = about or stem(path)
+    name = f"{series.about} {series.number}" if series else stem(path)
     for kind, words in WORDS.items():
         if words.search(name) or any(words.fullmatch(folder) for folder in folders):
             return kind
@@ -54,9 +53,7 @@ def why_not_anatomy(path, folders=None, about: str = "") -> str:
     found += [BIDS[folder] for folder in folders if folder in BIDS]
     if found or suffix(path) in PICTURES:
         return found[0] if found else ""
-    dicom = about or (suffix(path) not in VOLUMES and kind_of(path) == "dicom")
-    tags = {"Modality": about.partition(" ")[0]} | dicom_tags(path) if dicom else sidecar(path)
-    return kind_by_tags(tags) or kind_by_intent(path)
+    return kind_by_tags(series.tags if series else sidecar(path)) or kind_by_intent(path)
 
 
 def sidecar(path: Path) -> dict:
@@ -65,25 +62,6 @@ def sidecar(path: Path) -> dict:
         found = json.loads(path.with_name(stem(path) + ".json").read_text(encoding="utf-8"))
         return found if isinstance(found, dict) else {}
     except (OSError, ValueError, RecursionError):
-        return {}
-
-
-def dicom_tags(path: Path) -> dict:
-    """What a DICOM file says of its kind, under the names that sidecars have; {} if it cannot."""
-    names = ["Modality", "ComplexImageComponent", "SeriesDescription"]
-    try:
-        import pydicom
-
-        with unpacked(path) as stream:
-            tags = [*names, "ImageType", GE_PART]
-            ds = pydicom.dcmread(stream, None, True, force=True, specific_tags=tags)
-        found = {name: str(ds.get(name)) for name in names if ds.get(name)}
-        found["ImageType"] = [str(x) for x in ds.get("ImageType") or ()]
-        if GE_PART in ds:
-            part = ds[GE_PART].value
-            found["ImageType"].append("MPRI"[part if isinstance(part, int) else part[0]])
-        return found
-    except Exception:  # whoever reads all of it says what is wrong
         return {}
 
 

@@ -1,231 +1,251 @@
-"""DICOM files to series and volumes: what belongs together, and which slice lies where."""
+"""DICOM files to series and volumes: what dcm2niix makes of them, and whether it may be trusted.
+
+Its answer is held against the positions in the files; what it warns of is an error.
+"""
 
 import re
+import tempfile
 from collections import Counter, defaultdict
-from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from scans import volumes
-from scans.dicom_frames import Frame, add_pixels, frames_of, read_dataset
-from scans.files import kind_of, natural
+from scans.dcm2niix import INDEX, PACKED, Picture, Result, convert, start_of, unreadable
+from scans.files import natural
 from scans.scan import Scan
 from utils import DataError, as_data_error, warn
 
-# What words in ImageType and its like mean; M and P stand for magnitude and phase.
-KINDS = {
-    "fieldmap": r".*FIELD.?MAP.*|B0.*",
-    "phase": r"P|P_\w+|PHASE.*",
-    "real": r"R|R_\w+|REAL",
-    "imaginary": r"I|I_\w+|IMAGINARY",
-    "": r"M|M_\w+|MAGNITUDE|ORIGINAL|PRIMARY|NONE",
-}
+PIECES = 6  # more volumes of one series are slices that dcm2niix could not put together
+FOLDER = {"prefix": "dicom-", "ignore_cleanup_errors": True}
+# The position of each frame in the bytes of a header: a PlanePositionSequence and its first item.
+POSITION = re.compile(
+    rb"\x20\0\x13\x91.{4,8}\xfe\xff\0\xe0.{4}\x20\0\x32\0(?:DS..|..\0\0)([-+.\deE \\]+)", re.DOTALL
+)
+# What it warns of without harm, and what the positions tell better.
+HARMLESS = re.compile(
+    r"Patient Position .* not specified|Unable to determine manufacturer|Empty protocol name"
+    r"|2D images are not mirrored|exported as classic|Philips enhanced|slice.?tim|Protocol.*Block"
+    r"|dwidenoise|if conversion fails",
+    re.IGNORECASE,
+)
+PLACES = re.compile(r"distance varies|Missing images\?|made _Eq|status 1$|order is not spatial")
 
 
-def read_scan(path, files=(), *, series: str = "", kind: str = "", force: bool = False) -> Scan:
-    """Read a scan of any format. Raises DataError for what cannot be read, or only with force.
+class Series(NamedTuple):
+    """A series among DICOM files. number: as `read_dicom` takes it; about: what it shows, to be
+    read; tags: what dcm2niix says of it, under the names that sidecars have."""
 
-    files: those of a DICOM series; without them `path` is one file. series: as `dicom_series` names
-    it, for a file that holds several. kind: as `kind_of` says, if it is known.
-    """
-    if files or (kind or kind_of(path)) == "dicom":
-        return read_dicom(path, files or (path,), series, force)
-    return volumes.read_volume(path, force)
+    number: str
+    about: str
+    patient: str
+    files: tuple
+    tags: dict
 
 
-def dicom_series(files) -> list[tuple[str, str, str, tuple]]:
-    """The series among the DICOM files of a folder: [(number, description, patient, files)].
+def dicom_series(files) -> list[Series]:
+    """The series among the DICOM files of a folder. No pixels are read.
 
     Pictures of one series that differ in size or direction (a localizer) count as several, and so
-    do echoes, magnitude, phase and field maps: their numbers end in `_e2`, `_phase` ... Where one
-    file holds several, it is listed several times; `read_scan` takes the number to choose. Files
-    without a picture (reports, DICOMDIR) are left out; one that cannot be read stands for itself.
+    do echoes, magnitude, phase and field maps: their numbers end in `_e2`, `_phase` ... Files
+    without a picture (reports, DICOMDIR) are left out; what cannot be read is a series of its own.
     """
-    groups = {}
+    plain, left = [], defaultdict(list)
     for file in files:
-        try:
-            ds = read_dataset(file, stop_before_pixels=True)
-            if "Rows" not in ds and ("SOPClassUID" in ds or ds.file_meta):
-                continue
-            frames = frames_of(ds, file)
-            direction = [round(x, 2) + 0.0 for x in frames[0].direction]
-            key = (str(ds.SeriesInstanceUID), int(ds.Rows), int(ds.Columns), *direction)
-            about = " ".join(str(ds.get(tag) or "") for tag in ("Modality", "SeriesDescription"))
-            patient = str(ds.get("PatientID") or "")
-            if re.fullmatch(r"\W*(anon\w*|unknown|none|patient|0*)\W*", patient, flags=re.I):
-                patient = ""
-            about = (str(ds.get("SeriesNumber") or ""), about.strip(), patient)
-        except Exception:  # reading all of it says what is wrong
-            frames, key, about = [Frame(file)], (str(file),), ("", "cannot be read", "")
-        groups.setdefault(key, (about, []))[1].extend(frames)
-    found, seen = [], Counter()
-    for (number, about, patient), frames in groups.values():
-        number = re.sub(r"\W", "", number) or "0"
-        seen[number] += 1
-        number += f"-{seen[number]}" if seen[number] > 1 else ""
-        for label, part in parts_of(without_copies(frames)).items():
-            members = tuple(dict.fromkeys(frame.file for frame in part))
-            words = ", ".join(filter(None, (about, label, f"{len(members)} file(s)")))
-            found.append((f"{number}_{label}" if label else number, words, patient, members))
-    return sorted(found, key=lambda series: natural(series[0]))
+        why = unreadable(file)
+        if not why:
+            plain.append(file)
+        elif why != INDEX:
+            left[0, why if why in PACKED else file].append(file)
+    with tempfile.TemporaryDirectory(**FOLDER) as folder:
+        results, pictures, said = convert(Path(folder), plain, "-b", "o")
+    found, groups, taken = [], defaultdict(list), set()
+    for result in results:
+        groups[result.series, result.label].append(result)
+    for (series, label), group in groups.items():
+        for result in group if len(group) <= PIECES else group[:1]:
+            # The first file tells which of the results it is.
+            others = members_of(result, results, pictures, said)
+            members = dict.fromkeys([result.first, *others])
+            taken.update(members)
+            about = ", ".join(filter(None, (result.about, label, f"{len(members)} file(s)")))
+            found.append((series[0], label, about, [plain[i] for i in members], result.tags))
+    for i, file in enumerate(plain):
+        picture = pictures.get(i)
+        if i not in taken and (not picture or min(picture.like[2]) > 1):
+            left[picture.like[:2] if picture else (0, "")].append(file)
+    found += [(number, "", "cannot be read", some, {}) for (number, _), some in left.items()]
+    named, seen = [], Counter()
+    for number, label, about, members, tags in found:
+        seen[number, label] += 1
+        again = f"-{seen[number, label]}" if seen[number, label] > 1 else ""
+        name, patient = f"{number}{again}_{label}".strip("_"), str(tags.get("PatientID") or "")
+        named.append(Series(name, about, patient, tuple(members), tags))
+    return sorted(named, key=lambda series: natural(series.number))
 
 
-def without_copies(frames: list[Frame]) -> list[Frame]:
-    """The frames, each once, as a file may be there twice. What differs in anything is no copy."""
-    known, kept = {}, []
-    for frame in frames:
-        first = known.setdefault(frame.identity or frame.file, frame)
-        if first is frame or not np.array_equal(first.pixels, frame.pixels):
-            kept.append(frame)
-    return kept
+def members_of(result: Result, results, pictures: dict, said: list) -> dict[int, Picture]:
+    """The pictures of a result: those of its series that are not like the first of another.
 
-
-def parts_of(frames: list[Frame]) -> dict[str, list[Frame]]:
-    """{label: frames} of the echoes, magnitude, phase and maps that share one series.
-
-    They are told apart only where pictures at one position differ in it. '' if there is one part.
+    Where dcm2niix could use all pictures, those with another UID may belong to it, too.
     """
-    places = defaultdict(list)
-    for frame in frames:
-        if frame.position is not None:
-            places[tuple(np.round(frame.position, 2))].append(frame)
-    echoes, kinds = set(), set()
-    for place in places.values():
-        for values, found in ((echoes, {f.echo for f in place}), (kinds, {f.kind for f in place})):
-            values |= found if len(found) > 1 else set()
-    common = set.intersection(*map(set, kinds)) if kinds else set()
-    parts, echoes = defaultdict(list), sorted(echoes)
-    for frame in frames:
-        labels = [f"e{echoes.index(frame.echo) + 1}"] if frame.echo in echoes else []
-        labels += [kind_name(frame.kind, common)] if kinds else []
-        parts["_".join(filter(None, labels))].append(frame)
-    return dict(sorted(parts.items()))
+    like, others = pictures[result.first].like, {pictures[r.first].like for r in results}
+    whole = not any("ended with status" in words for words in said)
 
+    def belongs(picture) -> bool:
+        same = 1 if whole and picture.valid else 2  # the number, or number and UID
+        return picture.like not in others and picture.like[:same] == like[:same]
 
-def kind_name(kind: tuple, common: set) -> str:
-    """A word for what pictures show: '' for magnitude. common: what all of a series share."""
-    rest = []
-    for word in (word.upper() for word in kind if word not in common):
-        known = [name for name, pattern in KINDS.items() if re.fullmatch(pattern, word)]
-        if known and known[0]:
-            return known[0]
-        rest += [] if known else [re.sub(r"\W", "", word.lower())]
-    return "-".join(filter(None, dict.fromkeys(rest)))
+    return {i: p for i, p in pictures.items() if p.like == like or belongs(p)}
 
 
 # --- volumes --------------------------------------------------------------------------------------
 
 
 def read_dicom(path, files, series: str = "", force: bool = False) -> Scan:
-    """The volume of a DICOM series, its slices sorted by their position along the slice normal.
+    """The scan of a DICOM series: (X, Y, Z), with force (X, Y, Z, T).
 
-    Where every position occurs T times the volume is (X, Y, Z, T), in the order of time. X runs
-    along a picture's rows, Y down its columns. Raises DataError as `read_scan`.
+    series: its number, where the files hold several. Raises DataError for what cannot be read, or
+    only with force.
     """
-    frames = []
+    import nibabel as nib
+
+    nib.imageglobals.logger.setLevel("CRITICAL")  # what it mends is said by `guesses`
     for file in files:
-        with as_data_error(file):
-            ds = read_dataset(file)
-            members = frames_of(ds, file)
-            add_pixels(members, ds, file)
-            frames += members
-            about = f"{ds.get('Modality', '')} {ds.get('SeriesDescription', '')}".strip()
-    parts = parts_of(without_copies(frames))
-    label = next((x for x in parts if x and series.endswith(f"_{x}")), next(iter(parts)))
-    if len(parts) > 1 and not series:
-        others = ", ".join(x or "magnitude" for x in parts if x != label)
-        warn(f"{path}: holds several scans; {label or 'magnitude'} is taken, not {others}")
-    first, frames = parts[label][0], parts[label]
-    for frame in frames:
-        if frame.pixels.shape != first.pixels.shape or not np.allclose(
-            [*frame.direction, *frame.spacing], [*first.direction, *first.spacing], atol=1e-2
-        ):
-            raise DataError(f"{path}: its pictures differ in size or direction; not one volume")
-    times, corner, step = lay_out(path, frames, force)
-    along, down = np.array(first.direction[:3]), np.array(first.direction[3:])
-    affine = np.eye(4)  # from (column, row, slice) to LPS, then to RAS
-    affine[:3] = np.stack([along * first.spacing[1], down * first.spacing[0], step, corner], 1)
-    affine = np.diag([-1.0, -1, 1, 1]) @ affine
+        if why := unreadable(file):
+            raise DataError(f"{file}: {why}")
+    with tempfile.TemporaryDirectory(**FOLDER) as folder:
+        results, pictures, said = convert(Path(folder), files)
+        result = chosen(path, results, series, said, force)
+        with as_data_error(files[result.first]):
+            image = nib.load(Path(folder, "out", f"{result.name}.nii"), mmap=False)
+            if image.get_data_dtype().kind not in "iuf":
+                raise DataError(f"{path}: is a colour picture, not a scan")
+            stored = np.asarray(image.dataobj.get_unscaled())
+            stored = stored.reshape(*stored.shape[:3], -1, order="F")
+            members = members_of(result, results, pictures, said)
+            places = places_of(result, stored.shape, files, members)
+            affine, odd = lay_out(image.affine, stored.shape[2], places)
+    times = stored.shape[3]
+    volumes.check_not_functional(path, times, force, most=1)
+    check(path, result, said, odd, len(places) > 0, force)
     if not volumes.is_usable(affine):
         raise DataError(f"{path}: its position or pixel size makes no sense")
-    volumes.check_not_functional(path, len(times), force)
-
-    same = all((f.slope, f.inter) == (first.slope, first.inter) for f in frames)
-    dtype = np.result_type(*{f.pixels.dtype for f in frames}) if same else np.float32
-    shape = (*first.pixels.shape[::-1], *times.shape[::-1])
-    stored = np.empty(shape, dtype, order="F")
-    for (t, z), i in np.ndenumerate(times):
-        f = frames[i]
-        stored[..., z, t] = (f.pixels if same else f.pixels * f.slope + f.inter).T
-    if first.white_is_zero:  # turned round within its own range
-        stored = stored.max() - (stored - stored.min())
+    if left := [Path(files[i]).name for i, picture in members.items() if not picture.valid]:
+        warn(f"{path}: {len(left)} file(s) without pixels are left out ({left[0]})")
+    header = start_of(files[result.first], pictures[result.first].header)
+    for words in guesses(result, pictures[result.first], header, stored.shape, len(places) > 0):
+        warn(f"{path}: {words}")
+    if b"MONOCHROME1" in header:  # white is small: turned round within its own range
+        stored = (float(stored.max()) + float(stored.min()) - stored).astype(stored.dtype)
     header = volumes.nifti_header(affine, 1)
-    header["descrip"] = about.encode("ascii", "replace")[:79]
-    slope, inter = (first.slope, first.inter) if same else (1.0, 0.0)
-    stored = stored if len(times) > 1 else stored[..., 0]
+    header["descrip"] = result.about.encode("ascii", "replace")[:79]
+    slope, inter = float(image.dataobj.slope), float(image.dataobj.inter)
+    stored = stored if times > 1 else stored[..., 0]
     return Scan(Path(path), stored, slope, inter, affine, header)
 
 
-def lay_out(path, frames: list[Frame], force: bool):
-    """Sort the frames: (indices (T, Z), corner of the first slice, step to the next one)."""
-    first = frames[0]
-    normal = np.cross(first.direction[:3], first.direction[3:])
-    if not abs(np.linalg.norm(normal) - 1) < 0.01 or not min(first.spacing) > 0:
-        raise DataError(f"{path}: its position or pixel size makes no sense")
-    if any(frame.position is None for frame in frames):
-        if len(frames) > 1:
-            warn(f"{path}: does not say where its slices lie; they are stacked in order")
-        for i, frame in enumerate(sorted(frames, key=lambda f: f.number)):
-            frame.position = i * first.thickness * normal
-    positions = np.array([frame.position for frame in frames])
-    depth = positions @ normal
-    order = np.argsort(depth, kind="stable")
-    level = np.empty(len(frames), int)
-    level[order] = np.cumsum(np.diff(depth[order], prepend=depth[order[0]]) > 0.01)
-    times = np.bincount(level)
-    if np.ptp(times):
-        words = f"{times.min()} to {times.max()} pictures at one position"
-        raise DataError(f"{path}: has {words}; files are missing, or it is more than one scan")
-    n, t = len(times), int(times[0])
-    low, high = (positions[level == end].mean(axis=0) for end in (0, n - 1))
-    step = (high - low) / (n - 1) if n > 1 else normal * first.thickness
-    apart = np.linalg.norm(positions - low - level[:, None] * step, axis=1).max()
-    if apart > 0.1 * np.linalg.norm(step):
-        gaps = np.diff(np.sort(depth)[::t])
-        words = f"its slices are {gaps.min():.3g} to {gaps.max():.3g} mm apart: is one missing?"
-        if not force:
-            raise DataError(f"{path}: {words} (--force takes them as evenly spaced)")
-        warn(f"{path}: {words}")
-    for keys in zip(*(frame.times for frame in frames)):
-        volumes = None if None in keys else split_by(keys, level, n, t)
-        if volumes is not None:
-            return volumes, low, step
-    if t > 1 and not force:
-        words = "and its files do not say which belong together (--force takes them in order)"
-        raise DataError(f"{path}: has {t} pictures at each position, {words}")
-    return order.reshape(n, t).T, low, step
+def guesses(result: Result, first: Picture, header: bytes, shape, placed: bool):
+    """What is assumed where the files do not say it. placed: where the slices lie is known."""
+    if b"\x28\0\x30\0" not in header:  # PixelSpacing
+        yield "does not say how large its pixels are; 1 mm is assumed"
+    if shape[2] == 1 and not {"SliceThickness", "SpacingBetweenSlices"} & result.tags.keys():
+        yield "does not say how thick its slice is; 1 mm is assumed"
+    if not np.linalg.norm(first.direction) > 1:
+        yield "does not say which way its pictures lie; axial is assumed"
+    if not placed and shape[2] > 1:
+        yield "its files do not tell where each slice lies; dcm2niix is believed"
+    if shape[3] > 1:
+        yield f"which slice belongs to which of its {shape[3]} volumes is not checked"
 
 
-def split_by(keys, level: np.ndarray, n: int, t: int) -> np.ndarray | None:
-    """Indices (t, n) of t volumes of n slices in the order of the keys; None if they do not tell.
+def chosen(path, results, series: str, said: list, force: bool) -> Result:
+    """The result that a name of `dicom_series` means; without a name the only one."""
+    number, _, label = series.partition("_")
+    ours = [r for r in results if not series or f"{r.series[0]}" == number.split("-")[0]]
+    if not ours:
+        why = "; ".join(words for words in said if not HARMLESS.search(words))[:400]
+        raise DataError(f"{path}: cannot be read ({why})")
+    if series and len(ours) > 1:
+        ours = [r for r in ours if r.label == label] or ours
+    if series and len(ours) <= PIECES:  # it was listed with its own first file before all others
+        ours = [r for r in ours if r.first == 0] or ours
+    if len(ours) > 1:
+        names = ", ".join(dict.fromkeys(f"{r.series[0]}_{r.label}".strip("_") for r in ours))
+        why = next((f"; {words}" for words in said if "not stacked" in words), "")
+        refuse(path, f"holds {len(ours)} volumes ({names}){why}", force)
+    return ours[0]
 
-    They tell if each position has its own order, and one volume comes after the other or one
-    position after the other. Numbers of files and frames must be of one each.
+
+def check(path, result: Result, said: list, odd: str, placed: bool, force: bool) -> None:
+    """Refuse what dcm2niix warns of, and say what is harmless. placed: its slices were checked."""
+    said = [words for words in said if "not stacked" not in words]
+    if placed:
+        said = [words for words in said if not PLACES.search(words)]
+    if re.search(r"_i\d{5}", result.name):  # one of the planes of a localizer
+        said = [words for words in said if "may be missing" not in words]
+    harmless = [words for words in said if HARMLESS.search(words)]
+    refuse(path, "; ".join(filter(None, [odd, *(x for x in said if x not in harmless)])), force)
+    if harmless:
+        warn(f"{path}: dcm2niix says: {'; '.join(harmless)[:400]}")
+
+
+def refuse(path, trouble: str, force: bool) -> None:
+    """Raise a DataError if there is trouble; with force only warn."""
+    if trouble and not force:
+        raise DataError(f"{path}: {trouble[:400]} (--force takes it all the same)")
+    if trouble:
+        warn(f"{path}: {trouble[:400]}")
+
+
+def places_of(result: Result, shape: tuple, files, pictures: dict) -> np.ndarray:
+    """Where each frame of a result lies: (N, 3) in mm, RAS; (0, 3) if that is not known."""
+    first, found = pictures[result.first], []
+    for i, picture in pictures.items():
+        if not picture.valid or np.abs(picture.direction - first.direction).max() > 0.01:
+            continue
+        places = [picture.position]
+        if picture.frames > 1:
+            head = start_of(files[i], picture.header)
+            places = [np.array(x.split(b"\\"), float) for x in POSITION.findall(head)]
+        if picture.like[2] != shape[:2] or len(places) != picture.frames:  # as in a mosaic
+            return np.empty((0, 3))
+        found += places
+    found = np.array(found).reshape(-1, 3) * (-1, -1, 1)
+    return found if np.isfinite(found).all() else np.empty((0, 3))
+
+
+def lay_out(affine: np.ndarray, n: int, places: np.ndarray) -> tuple[np.ndarray, str]:
+    """The affine with its n slices where their places say, and what is wrong with these, or ''.
+
+    dcm2niix takes the distance of the first two slices for that of all, which is rough where
+    positions are rounded.
     """
-    if isinstance(keys[0], tuple) and len(set(keys)) < len(keys):
-        return None
-    try:
-        order = sorted(range(n * t), key=lambda i: (level[i], keys[i]))
-    except TypeError:  # values of several types in a damaged file
-        return None
-    volumes = np.array(order).reshape(n, t).T
-    rows = [[keys[i] for i in row] for row in volumes]
-    rising = all(a < b for one, after in pairwise(rows) for a, b in zip(one, after))
-
-    def one_after_the_other(groups):
-        groups = sorted(groups, key=min)
-        return all(max(a) <= min(b) for a, b in pairwise(groups))
-
-    told = rising and (one_after_the_other(rows) or one_after_the_other(zip(*rows)))
-    return volumes if told else None
+    if not len(places) or not volumes.is_usable(affine):
+        return affine, ""
+    normal = np.cross(affine[:3, 0], affine[:3, 1])
+    normal *= np.sign(normal @ affine[:3, 2]) / np.linalg.norm(normal)
+    order = np.argsort(places @ normal)
+    depths = places[order] @ normal
+    new = np.diff(depths, prepend=-np.inf) > 0.01
+    levels, step = depths[new], np.ptp(depths) / max(1, new.sum() - 1)
+    if len(levels) != n:
+        return affine, f"its pictures lie at {len(levels)} positions, but become {n} slices"
+    if n == 1:
+        return affine, ""
+    ends = np.array([affine[:3, 3], affine[:3, 3] + (n - 1) * affine[:3, 2]]) @ normal
+    if np.abs(ends - levels[[0, -1]]).max() > 0.01:
+        affine = affine.copy()
+        affine[:3, 2] = step * normal
+        affine[:3, 3] += (levels[0] - ends[0]) * normal
+    grid = places[order[0]] + np.outer(np.cumsum(new) - 1, step * normal)
+    apart = np.linalg.norm(places[order] - grid, axis=1).max()
+    if apart > min(0.3 * step, max(0.1 * step, 0.2)):
+        gaps = np.diff(levels)
+        if np.ptp(gaps) < 0.1 * step:
+            words = f"up to {apart:.2g} mm beside one another, as with a tilted gantry"
+            return affine, f"its slices lie {words}"
+        words = f"{gaps.min():.3g} to {gaps.max():.3g} mm apart"
+        return affine, f"its slices are {words}: is one missing?"
+    return affine, ""

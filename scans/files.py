@@ -61,7 +61,10 @@ def kind_of(path) -> str:
     if head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM")):
         return "picture"
     kinds = {"picture": PICTURES, "volume": (*VOLUMES, ".hdr", ".hdr.gz"), "dicom": DICOM}
-    return next((kind for kind, endings in kinds.items() if suffix(path) in endings), "")
+    named = next((kind for kind, endings in kinds.items() if suffix(path) in endings), "")
+    # Old DICOM files begin with their first element.
+    bare = re.match(rb"\x08\0[\0\x05\x08\x16\x18]\0(..\0\0|[A-Z]{2})", head, re.DOTALL)
+    return named or ("dicom" if bare else "")
 
 
 def first_bytes(path) -> bytes:

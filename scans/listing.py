@@ -51,6 +51,13 @@ class ScanFile:
     left_out: str = ""
 
 
+def names_below(root, scans: list[ScanFile]) -> list[str]:
+    """The path of each scan below a folder, with the numbers of series that lie in one folder."""
+    paths = [Path(os.path.relpath(scan.path, root)).as_posix() for scan in scans]
+    several = Counter(paths)
+    return [f"{p}_{s.series}" if several[p] > 1 else p for p, s in zip(paths, scans)]
+
+
 def find_scans(root) -> list[ScanFile]:
     """All pictures, volumes and DICOM series below a folder, in natural order. DataError: none."""
     return subjects_of(*files_below(Path(root)))[0]
@@ -91,11 +98,13 @@ def files_below(root: Path) -> tuple[list[ScanFile], list[Name]]:
                 names.append(Name(inner, stem(path), suffix(path) in PICTURES))
             elif suffix(path) in UNREAD:
                 unread[suffix(path)] += 1
-        for number, about, patient, members in dicom_series(dicom) if dicom else ():
-            path = Path(folder) if len(members) > 1 else members[0]
-            why = why_not_anatomy(members[0], inner, f"{about} {number}")
-            scans.append(ScanFile(path, "", group, split, members, number, about, why))
-            names.append(Name(inner, stem(path) if len(members) == 1 else "", False, patient))
+        for series in dicom_series(dicom) if dicom else ():
+            first, *others = series.files
+            path = Path(folder) if others else first
+            why = why_not_anatomy(first, inner, series)
+            about = (series.files, series.number, series.about, why)
+            scans.append(ScanFile(path, "", group, split, *about))
+            names.append(Name(inner, "" if others else stem(path), False, series.patient))
     for end, n in unread.items():
         warn(f"{root}: left out: {n} {end}: unpack archives, save others as PNG or NIfTI")
     if not scans:

@@ -30,7 +30,7 @@ ADVICE = {
 }
 
 # A damaged file is refused or read; what the readers have to say besides is of no use.
-warnings.filterwarnings("ignore", module="PIL|nibabel|pydicom|tifffile")
+warnings.filterwarnings("ignore", module="PIL|nibabel|tifffile")
 
 
 def not_readable(path, head: bytes, otherwise: str) -> DataError:

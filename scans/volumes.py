@@ -108,9 +108,9 @@ def place_of(path, image):
     return np.diag((unit, unit, unit, 1.0)) @ affine, header
 
 
-def check_not_functional(path, volumes: int, force: bool) -> None:
+def check_not_functional(path, volumes: int, force: bool, most: int = MANY_VOLUMES) -> None:
     """Refuse fMRI and diffusion: the network is made for anatomy, and they would take hours."""
-    if volumes > MANY_VOLUMES and not force:
+    if volumes > most and not force:
         raise DataError(f"{path}: holds {volumes} volumes, as fMRI or diffusion does; this is made "
                         "for anatomy (--force takes it all the same)")  # fmt: skip
 

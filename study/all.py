@@ -1,4 +1,4 @@
-"""Repeat the study of TRUST.md: its scripts, two at a time, one thread each; some 20 minutes.
+"""Repeat the study of TRUST.md: its scripts, two at a time, one thread each; some 15 minutes.
 
 Numbers go to study/results, figures to readme_resources, both together to TRUST.md. What
 needs volumes that are not given, or packages that are not installed, is left out, and said.
@@ -12,34 +12,27 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import util
 from pathlib import Path
 
-from common import ROOT, parser
-
 import utils
+from study.common import ROOT, parser
 
 
 def steps(args) -> dict[str, list[str]]:
     """{what: the command's words}, the longest first."""
-    found = {"rivals": ["rivals.py"]}
-    for way in ("kspace", "rician-2"):
-        found[f"rivals, {way}"] = ["rivals.py", "--degradation", way, "--without", *args.without]
+    found = {"coverage": ["coverage"]}
     if util.find_spec("dipy"):
-        found["tissue"] = ["tissue.py"]
-        if args.volumes and args.through.exists():
-            thick = ["--volumes", str(args.volumes), "--weights", str(args.through)]
-            found["tissue of thick slices"] = ["tissue.py", *thick]
-    if args.lesions:
-        found["lesions"] = ["lesions.py", "--data", str(args.lesions)]
-    for name in ("spots", "invented", "fourier", "worst"):
-        found[name] = [f"{name}.py"]
+        found |= {"thick": ["tissue", "--thick"], "tissue": ["tissue"]}
+    for way in ("bicubic", "kspace", "rician-2"):
+        found[f"rivals, {way}"] = ["rivals", "--degradation", way]
+    for name in ("spots", "invented", "worst", "fourier"):
+        found[name] = [name]
     for words in found.values():
-        words += ["--out", str(args.out), "--pictures", str(args.pictures)]
-        words += ["--seed", str(args.seed)] * (args.seed != 0)
+        words += ["--pictures", str(args.pictures), "--data", str(args.data)]
+    if args.lesions:
+        found["lesions"] = ["lesions", "--data", str(args.lesions)]
+    for words in found.values():
+        words += ["--weights", str(args.weights), "--out", str(args.out), "--seed", str(args.seed)]
         words += ["--slices", str(args.slices)] * (args.slices is not None)
-        if "--weights" not in words:  # thick slices have their own, and their own degradation
-            words += ["--weights", args.weights] + ["--told"] * args.told
-            if "--degradation" not in words and args.degradation != "bicubic":
-                words += ["--degradation", args.degradation]
-    return found
+    return {what: words for what, words in found.items() if not args.only or words[0] in args.only}
 
 
 def run(words: list[str]) -> tuple[int, str, float]:
@@ -47,39 +40,47 @@ def run(words: list[str]) -> tuple[int, str, float]:
     started = time.monotonic()
     threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, *words], cwd=ROOT / "study", env=os.environ | threads,
+        [sys.executable, "-m", f"study.{words[0]}", *words[1:]], cwd=ROOT, env=os.environ | threads,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     return done.returncode, done.stdout, time.monotonic() - started
 
 
 def main(argv=None):
-    parse = parser(__doc__, slices=None)
-    parse.add_argument("--volumes", type=Path, help="folder of .nii.gz test volumes: thick slices")
-    parse.add_argument("--through", type=Path, default=ROOT / "weights/through-x4.pt",
-                       help="checkpoint for thick slices")  # fmt: skip
-    parse.add_argument("--lesions", type=Path, help="folder of lesion volumes and masks")
-    parse.add_argument("--without", nargs="*", default=["DAT-light", "Real-ESRGAN"],
-                       help="slow rivals: left out under further degradations")  # fmt: skip
-    parse.add_argument("--workers", type=utils.int_between(1, 64), default=2, help="at a time")
+    parse = parser(__doc__)
+    parse.set_defaults(slices=None)  # each script has its own
+    add = parse.add_argument
+    add("--lesions", type=Path, help="folder of lesion volumes and masks")
+    add("--only", nargs="+", metavar="NAME", help="of these scripts: worst spots ...")
+    add("--page", type=Path, default=ROOT / "docs/TRUST.md", help="to write")
+    add("--workers", type=utils.int_between(1, 64), default=2, help="at a time")
     args = parse.parse_args(argv)
-    for name in ("weights", "volumes", "through", "lesions", "out", "pictures"):
+    if args.degradation != "bicubic":
+        parse.error("--degradation: give it to a script alone")
+    for name in ("weights", "data", "lesions", "out", "pictures", "page"):
         if getattr(args, name):
-            setattr(args, name, Path(getattr(args, name)).resolve())
-    args.weights = str(args.weights)
-    wanted = steps(args)
-    for name in ("tissue", "tissue of thick slices", "lesions"):
-        if name not in wanted:
-            print(f"{name}: left out; see --help and study/requirements.txt")
+            setattr(args, name, getattr(args, name).resolve())
+    wanted, failed = steps(args), 0
+    if not util.find_spec("dipy"):
+        print("tissue: left out; it needs the packages of study/requirements.txt")
+    if not args.lesions:
+        print("lesions: left out; they need --lesions FOLDER")
     with ThreadPoolExecutor(args.workers) as pool:
         futures = {name: pool.submit(run, words) for name, words in wanted.items()}
-        failed = 0
         for name, future in futures.items():
             status, printed, seconds = future.result()
             failed += status != 0
             print(f"\n{name} ({seconds:.0f} s{', FAILED' * (status != 0)})\n{printed}", flush=True)
-    page = [sys.executable, str(ROOT / "study/page.py"), "--results", str(args.out)]
-    failed += subprocess.run(page).returncode != 0
+    page = [
+        sys.executable,
+        "-m",
+        "study.page",
+        "--results",
+        str(args.out),
+        "--page",
+        str(args.page),
+    ]
+    failed += subprocess.run(page, cwd=ROOT).returncode != 0
     return int(failed > 0)
 
 

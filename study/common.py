@@ -1,124 +1,101 @@
-"""What the study's scripts share: test slices by person, the versions compared, results as JSON."""
+"""What the study's scripts share: test people, the results compared, numbers as JSON."""
 
 import hashlib
 import json
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
 import dataset
-import modules
 import utils
-from degradation import (
-    crop_to_scale,
-    degrade,
-    describe_degradation,
-)
-from inference import tiling
-from inference.checkpoints import load_checkpoint, renamed
+from degradation import crop_to_scale, degrade
+from evaluation.figures import NAMES
+from inference.upscaler import DEFAULT
+from modules import Interpolation
 
-CACHE = ROOT / "runs/cache"  # of decoded volumes, wherever the script is started
+ROOT = Path(__file__).resolve().parent.parent
+TEST = ROOT / "data/ds002748_volumes/test"
 PIXEL = 0.868  # mm, of the test slices
+SCALE = (4, 4)
+INPUT, BICUBIC, OURS, TRUTH = NAMES
+VERSIONS = (BICUBIC, OURS)
+COLOURS = {TRUTH: "black", BICUBIC: "tab:gray", OURS: "tab:blue"}
 
 
-def parser(description: str, slices: int | None = 20) -> utils.Parser:
+def parser(description: str, slices: int = 20) -> utils.Parser:
     """The command line that all scripts share."""
-    weights = next((p for p in ("x4", "default") if (ROOT / f"weights/{p}.pt").exists()), "x4")
     found = utils.Parser(description)
-    found.add_argument("--weights", default=f"{ROOT}/weights/{weights}.pt", help="checkpoint")
-    found.add_argument(
-        "--slices", type=utils.int_between(1), default=slices, help="of each person at the most"
-    )
-    found.add_argument("--degradation", default="bicubic", help="how LR slices are made")
-    found.add_argument(
-        "--told", action="store_true", help="tell the network the degradation; else it estimates it"
-    )
-    found.add_argument("--seed", type=int, default=0, help="of noise and of random places")
-    found.add_argument("--out", type=Path, default=ROOT / "study/results", help="for the numbers")
-    found.add_argument(
-        "--pictures", type=Path, default=ROOT / "readme_resources", help="for the figures"
-    )
+    add = found.add_argument
+    add("--weights", type=Path, default=DEFAULT, help="checkpoint")
+    add("--data", type=Path, default=TEST, help="folder with a volume of each test person")
+    add("--slices", type=utils.int_between(1), default=slices, help="of each person, at the most")
+    add("--degradation", default="bicubic", help="how LR slices are made")
+    add("--seed", type=int, default=0, help="of noise and of random places")
+    add("--out", type=Path, default=ROOT / "study/results", help="folder for the numbers")
+    add("--pictures", type=Path, default=ROOT / "readme_resources", help="folder for the figures")
     return found
 
 
-def add_test_data(found: utils.Parser) -> None:
-    """--data for the scripts that work on slices."""
-    found.add_argument(
-        "--data", type=Path, default=ROOT / "data/ds002748/test", help="folder of test slices"
-    )
+@dataclass
+class Person:
+    """The volume of a test person as axial slices, from the top down."""
+
+    name: str
+    hr: torch.Tensor  # (S, 1, H, W) in [0, 1], all slices
+    places: list[int]  # of those that are looked at, evenly spaced
+    numbers: list[int]  # as the file counts these, from below
+    mm: tuple[float, float]  # from slice to slice, and the width of a pixel
+
+    @property
+    def distance(self) -> float:
+        """How far slices are apart, in widths of LR pixels."""
+        return self.mm[0] / self.mm[1] / SCALE[1]
 
 
-def people(folder: Path, most: int) -> dict[str, tuple[list[str], torch.Tensor]]:
-    """{person: (names, HR slices (N, 1, H, W))}: evenly spaced ones of `person_slice.png`.
+def slices_of(args) -> dataset.Slices:
+    """The axial slices of --data that are looked at."""
+    options = dict(cache=ROOT / "runs/cache", split=False, quiet=True)
+    return dataset.load_parts(data=args.data, slices=args.slices, **options)[0]["all"]
 
-    Of a folder without pictures the axial slices of its volumes, those of a person of one size.
+
+def people(args) -> list[Person]:
+    """The test people of --data. Raises DataError for two volumes of a person."""
+    slices, found = slices_of(args), {}
+    for volume in dict.fromkeys(slices.volume.tolist()):
+        chosen = np.flatnonzero(slices.volume == volume)
+        first = chosen[0]
+        file = Path(slices.name[first].rpartition("#")[0]).name
+        name = file.partition("_")[0].partition(".")[0]
+        if not file or name in found:
+            words = "pictures are no scan" if not file else f"{name} has several volumes"
+            raise utils.DataError(f"{args.data}: {words}; give a folder with one volume of each")
+        hr = torch.from_numpy(slices.stack(first).astype(np.float32) / 255)[:, None]
+        numbers = [int(slices.name[i].rpartition("#")[2]) for i in chosen]
+        places = slices.place[chosen].tolist()
+        mm = slices.spacing(first)
+        found[name] = Person(name, crop_to_scale(hr, SCALE), places, numbers, mm)
+    return list(found.values())
+
+
+def versions(upscaler, hr: torch.Tensor, distance: float, args) -> dict[str, np.ndarray]:
+    """{input, bicubic, this network, truth}: the slices (S, H, W) of a scan, in [0, 1].
+
+    hr (S, 1, H, W): all of its slices. distance: as of `Upscaler.__call__`.
     """
-    found = {}
-    for path in sorted(folder.rglob("*.png")):
-        found.setdefault(path.stem.rsplit("_", 1)[0], []).append(path)
-    if not found:
-        return people_of_volumes(folder, most)
-    for person, paths in found.items():
-        n = min(most, len(paths))
-        places = (
-            np.linspace(0, len(paths) - 1, n).round().astype(int) if n > 1 else [len(paths) // 2]
-        )
-        pixels = np.stack([np.asarray(Image.open(paths[i]).convert("L")) for i in places])
-        hr = torch.from_numpy(pixels).float()[:, None] / 255
-        found[person] = [paths[i].stem for i in places], crop_to_scale(hr)
-    return found
+    lr = degrade(hr, args.degradation, SCALE, seed=args.seed)
+    sr = upscaler(lr[:, 0].numpy(), SCALE, distance)
+    bicubic = Interpolation(SCALE)(lr).clamp(0, 1)
+    return dict(zip(NAMES, (lr[:, 0].numpy(), bicubic[:, 0].numpy(), sr, hr[:, 0].numpy())))
 
 
-def people_of_volumes(folder: Path, most: int) -> dict[str, tuple[list[str], torch.Tensor]]:
-    """As `people`, of volumes. Raises DataError where there are none."""
-    slices, found = (
-        dataset.load_parts(data=folder, slices=most, split=False, cache=CACHE)[0]["all"],
-        {},
-    )
-    for person in dict.fromkeys(slices.subject.tolist()):
-        mine = np.flatnonzero(slices.subject == person)
-        mine = [i for i in mine if (slices.shape[i] == slices.shape[mine[0]]).all()]
-        pixels = np.stack([slices[i] for i in mine])
-        hr = torch.from_numpy(pixels).float()[:, None] / 255
-        found[person] = [str(slices.name[i]) for i in mine], crop_to_scale(hr)
-    return found
-
-
-def load(path) -> torch.nn.Module:
-    """The network of a checkpoint."""
-    return modules.load_network(load_checkpoint(path), path)
-
-
-def super_resolve(network, lr: torch.Tensor, degradation="", batch: int = 8) -> torch.Tensor:
-    """SR slices in [0, 1] of the LR slices of one person. degradation: told; '' = estimated."""
-    description = None
-    with torch.inference_mode():
-        if network.told and degradation:
-            told = describe_degradation(degradation, network.scale)
-            description = network.describe(lr, told).mean(0, keepdim=True)
-        elif network.told:
-            description = network.describe(lr).mean(0, keepdim=True)
-        parts = [tiling.upscale(network, part, description) for part in lr.split(batch)]
-    return torch.cat(parts).clamp(0, 1)
-
-
-def interpolate(lr: torch.Tensor, scale=(4, 4)) -> torch.Tensor:
-    """Bicubic upsampling, in [0, 1]."""
-    return modules.Interpolation(scale)(lr).clamp(0, 1)
-
-
-def versions(network, hr: torch.Tensor, args) -> dict[str, torch.Tensor]:
-    """The slices of one person: LR, and of its size HR, bicubic upsampling and SR."""
-    lr = degrade(hr, args.degradation, network.scale, seed=args.seed)
-    sr = super_resolve(network, lr, args.degradation if args.told else "")
-    return {"LR": lr, "HR": hr, "bicubic": interpolate(lr, network.scale), "SR": sr}
+def looked_at(upscaler, person: Person, args) -> dict[str, np.ndarray]:
+    """`versions` of the slices of a person that are looked at; the network saw all."""
+    shown = versions(upscaler, person.hr, person.distance, args)
+    return {name: stack[person.places] for name, stack in shown.items()}
 
 
 def mean_sd(values) -> dict:
@@ -151,23 +128,20 @@ def command(name: str) -> str:
             words.pop()
         elif Path(word).is_absolute():
             inside = Path(word).is_relative_to(ROOT)
-            words.append(
-                str(Path(word).relative_to(ROOT) if inside else Path("DIR", *Path(word).parts[-2:]))
-            )
+            place = Path(word).relative_to(ROOT) if inside else Path("DIR", *Path(word).parts[-2:])
+            words.append(str(place))
         else:
             words.append(word)
-    return shlex.join(["python", f"study/{name.split('-')[0]}.py", *words])
+    return shlex.join(["python", "-m", f"study.{name.split('-')[0]}", *words])
 
 
 def save(args, name: str, result: dict) -> None:
     """Write result as study/results/NAME.json, with the command and the weights it came from."""
-    weights = renamed(Path(args.weights))
     about = {
         "command": command(name),
-        "weights": weights.name,
-        "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest()[:16],
+        "weights": args.weights.name,
+        "weights_sha256": hashlib.sha256(args.weights.read_bytes()).hexdigest()[:16],
         "degradation": args.degradation,
-        "told": args.told,
         "seed": args.seed,
     }
     args.out.mkdir(parents=True, exist_ok=True)

@@ -11,14 +11,13 @@ if errors are spread about it as a Laplace distribution is.
 
 import numpy as np
 import torch
-from common import add_test_data, load, mean_sd, parser, people, save, text
 
-import modules
 import utils
-from degradation import degrade
-from inference.checkpoints import load_checkpoint
-from inference.error_map import INTERVAL, calibration_of, expected_error
-from inference.tiling import upscale
+from evaluation.scoring import found_in, parts_of, seen_by, seen_of
+from inference import Upscaler
+from inference.error_map import INTERVAL
+from modules import Interpolation, middle_of
+from study.common import SCALE, mean_sd, parser, save, slices_of, text
 
 CASES = ("bicubic", "bilinear", "bilinear-plain", "kspace", "blur-2", "rician-2")
 SHARES = np.linspace(0, 0.95, 20)
@@ -32,38 +31,30 @@ def area(error: np.ndarray, order_by: np.ndarray) -> float:
     return float(left[(SHARES * len(ordered)).astype(int)].mean())
 
 
-def flip_spread(network, lr, description, sr: torch.Tensor) -> torch.Tensor:
-    """How far the results of a slice and of its mirror images are apart."""
-    results = [sr] + [upscale(network, lr.flip(axis), description).flip(axis) for axis in (2, 3)]
-    return torch.stack(results).std(0)
-
-
 def best_map(expected: np.ndarray, rng) -> float:
     """The ratio of a map that is exactly right, of errors drawn about it (Laplace)."""
     drawn = (expected * rng.exponential(size=expected.shape)).astype(np.float32)
     return area(drawn, expected) / area(drawn, drawn)
 
 
-def measure(network, calibration, hr, case, seed) -> dict:
-    """Coverages and sparsification ratios of the slices (N, 1, H, W) of one person."""
-    lr = degrade(hr, case, network.scale, seed=seed)
-    description = network.describe(lr).mean(0, keepdim=True)  # one for all of these slices
-    sr, spread = upscale(network, lr, description, spread=True).split(1, 1)
-    expected = expected_error(spread, calibration, description)
-    bicubic = modules.Interpolation(network.scale)(lr)
-    slopes = torch.gradient(bicubic, dim=(2, 3))
-    guesses = {
-        "head": expected,
-        "gradient": torch.hypot(*slopes),
-        "flips": flip_spread(network, lr, description, sr),
-    }
-    error, brain = (sr.clamp(0, 1) - hr).abs(), hr > 0.05
-    dark = ~brain & ((hr >= HALF_LEVEL) | (sr >= HALF_LEVEL))
-    inside, rng = error <= INTERVAL * expected, np.random.default_rng(seed)
-    found = {"brain": float(inside[brain].float().mean())}
-    found["background"] = float(inside[dark].float().mean())
-    found["all"] = float(inside.float().mean())
-    for where, mask in (("in brain", brain), ("whole", torch.ones_like(brain))):
+def measure(upscaler, part, seed: int) -> dict:
+    """Coverages and sparsification ratios of the slices of one person, an `evaluation` Part."""
+    network, lr = upscaler.network, seen_by(upscaler.network, part.lr)
+    about = found_in(network, part), seen_of(network, part), part.distance
+    sr, expected = upscaler.enlarge(lr, SCALE, *about)
+    results = [sr]
+    for axis in (2, 3):
+        results.append(upscaler.enlarge(lr.flip(axis), SCALE, *about)[0].flip(axis))
+    slopes = torch.gradient(Interpolation(SCALE)(middle_of(lr)), dim=(2, 3))
+    guesses = {"head": expected, "gradient": torch.hypot(*slopes)}
+    guesses["flips"] = torch.stack(results).std(0)
+    error, brain = (sr.clamp(0, 1) - part.hr).abs(), part.hr > 0.05
+    dark = ~brain & ((part.hr >= HALF_LEVEL) | (sr >= HALF_LEVEL))
+    inside, whole = error <= INTERVAL * expected, torch.ones_like(brain)
+    masks = {"brain": brain, "background": dark, "all": whole}
+    found = {name: float(inside[mask].float().mean()) for name, mask in masks.items()}
+    rng = np.random.default_rng(seed)
+    for where, mask in (("in brain", brain), ("whole", whole)):
         e = error[mask].numpy()
         least = area(e, e)
         for name, guess in guesses.items():
@@ -72,24 +63,20 @@ def measure(network, calibration, hr, case, seed) -> dict:
     return found
 
 
+@torch.inference_mode()
 def main(argv=None):
-    parse = parser(__doc__)
-    add_test_data(parse)
+    parse = parser(__doc__, slices=5)
     parse.add_argument("--name", default="coverage", help="of the file of numbers")
     args = parse.parse_args(argv)
-    if args.told or args.degradation != "bicubic":
-        parse.error("it goes through its own degradations, all estimated")
-    network = load(args.weights)
-    calibration = calibration_of(load_checkpoint(args.weights), args.weights)
-    everybody, table = people(args.data, args.slices), {}
-    with torch.inference_mode():
-        for case in CASES:
-            rows = [measure(network, calibration, hr, case, args.seed)
-                    for _, hr in everybody.values()]  # fmt: skip
-            table[case] = {key: mean_sd([row[key] for row in rows]) for key in rows[0]}
-            print(case, {key: text(value, 3) for key, value in table[case].items()}, flush=True)
-    slices = sum(len(hr) for _, hr in everybody.values())
-    save(args, args.name, {"slices": slices, "people": len(everybody), "cases": table})
+    if args.degradation != "bicubic":
+        parse.error("--degradation: it goes through its own ones")
+    upscaler, slices, table = Upscaler(args.weights, "cpu", error_map=True), slices_of(args), {}
+    for case in CASES:
+        parts = parts_of(slices, case, SCALE, upscaler.device)
+        rows = [measure(upscaler, part, args.seed) for part in parts]
+        table[case] = {key: mean_sd([row[key] for row in rows]) for key in rows[0]}
+        print(case, {key: text(value, 3) for key, value in table[case].items()}, flush=True)
+    save(args, args.name, {"slices": len(slices), "people": len(rows), "cases": table})
 
 
 if __name__ == "__main__":

@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import interpolate, people
 
+import dataset
 from degradation import degrade
+from evaluation.scoring import evenly_spaced
+from modules import Interpolation
+from study.common import ROOT
 
 SIDE, DIRECTIONS, STRENGTHS = 9, 8, 3
 RIDGE = 1e-3  # of the neighbourhoods' mean energy
@@ -46,9 +49,17 @@ def sub_pixels(hr: torch.Tensor) -> torch.Tensor:
     return F.pixel_unshuffle(hr, 4).flatten(2).transpose(1, 2)
 
 
-def train_filters(folder: Path, degradation: str, seed: int, per_person: int = 10):
+def training_slices(folder: Path, most: int) -> torch.Tensor:
+    """Slices (N, 1, H, W) in [0, 1] of a folder of pictures of one size, evenly chosen."""
+    parts, _ = dataset.load_parts(data=folder, split=False, cache=ROOT / "runs/cache", quiet=True)
+    slices = evenly_spaced(parts["all"], most)
+    pixels = np.stack([slices[i] for i in range(len(slices))])
+    return torch.from_numpy(pixels)[:, None].float() / 255
+
+
+def train_filters(folder: Path, degradation: str, seed: int, most: int = 320):
     """The function from LR to SR, (H, W) arrays, that these training slices give."""
-    hr = torch.cat([slices for _, slices in people(folder, per_person).values()])
+    hr, interpolate = training_slices(folder, most), Interpolation()
     lr = degrade(hr, degradation, seed=seed)
     strength = edges(lr)[1]
     strength = strength[strength > 0.02]

@@ -1,26 +1,29 @@
 """How far the detail is real: Fourier ring correlation with the truth, frequency by frequency.
 
-Between a result and the HR slice, over the rings of equal frequency of their Fourier transforms:
+Between a result and the true slice, over the rings of equal frequency of their Fourier transforms:
 1 where a frequency has the right phase everywhere, 0 where it is unrelated. Beside it, how much of
 the truth's amplitude the result has: amplitude without correlation is invented.
 """
 
 import numpy as np
-from common import (
+
+import utils
+from evaluation import plots
+from inference import Upscaler
+from study.common import (
+    COLOURS,
     PIXEL,
-    add_test_data,
-    load,
+    SCALE,
+    TRUTH,
+    VERSIONS,
+    looked_at,
     mean_sd,
     parser,
     people,
     picture,
     save,
     text,
-    versions,
 )
-
-import utils
-from evaluation import plots
 
 RINGS = 60
 
@@ -46,64 +49,59 @@ def crossing(frequencies: np.ndarray, curve: np.ndarray, level: float = 0.5) -> 
 
 
 def draw(path, frequencies, curves, amplitudes, nyquist) -> None:
+    """Correlation and amplitude by frequency: mean and standard deviation over people."""
     figure = plots.new_figure(3.6)
     axes = figure.subplots(1, 2)
-    for axis, data, title in (
-        (axes[0], curves, "Fourier ring correlation with the truth"),
-        (axes[1], amplitudes, "amplitude, as a share of the truth's"),
-    ):
-        for (name, by_person), colour in zip(data.items(), ("tab:gray", "tab:blue")):
+    titles = "Fourier ring correlation with the truth", "amplitude, as a share of the truth's"
+    for axis, data, title in zip(axes, (curves, amplitudes), titles):
+        for name, by_person in data.items():
             middle, spread = by_person.mean(0), by_person.std(0, ddof=len(by_person) > 1)
-            axis.plot(frequencies, middle, color=colour, label=name)
+            axis.plot(frequencies, middle, color=COLOURS[name], label=f"{name}, mean ± sd")
             axis.fill_between(
-                frequencies, middle - spread, middle + spread, color=colour, alpha=0.25, lw=0
+                frequencies, middle - spread, middle + spread, color=COLOURS[name], alpha=0.25, lw=0
             )
-        axis.axvline(nyquist, color="k", ls=":", lw=1, label="the LR slice ends here")
-        axis.set(title=title, xlabel="frequency (cycles per mm)", ylim=(-0.05, 1.1), xlim=(0, None))
+        axis.axvline(nyquist, color="black", ls=":", lw=1, label="the input ends here")
+        axis.set(xlabel="frequency (cycles per mm)", ylim=(-0.05, 1.1), xlim=(0, None))
+        axis.set_title(title, fontsize=plots.NORMAL)
         axis.grid(alpha=0.3)
-    axes[0].axhline(0.5, color="k", lw=0.6)
-    axes[0].legend()
+    axes[0].axhline(0.5, color="black", lw=0.6)
+    axes[0].legend(fontsize=plots.SMALL)
     plots.save_figure(figure, path)
 
 
+def summary(curves: np.ndarray, amplitudes: np.ndarray, frequencies, nyquist) -> dict:
+    """Up to where the correlation is above one half, and both at multiples of the input's end."""
+    real_to = [crossing(frequencies, curve) for curve in curves]
+    found = {"correlation_above_half_up_to_cycles_per_mm": mean_sd(real_to)}
+    for share in (0.5, 1, 1.25, 1.5, 2, 3):
+        i = np.abs(frequencies - share * nyquist).argmin()
+        both = {"correlation": mean_sd(curves[:, i]), "amplitude": mean_sd(amplitudes[:, i])}
+        found[f"at_{share}_of_lr"] = both
+    return found
+
+
 def main(argv=None):
-    found = parser(__doc__)
-    add_test_data(found)
-    args = found.parse_args(argv)
-    network, subjects = load(args.weights), people(args.data, args.slices)
+    args = parser(__doc__).parse_args(argv)
+    upscaler, everybody = Upscaler(args.weights), people(args)
     frequencies = (np.arange(RINGS) + 0.5) / (2 * RINGS) / PIXEL
-    nyquist = 0.5 / network.scale[0] / PIXEL
-    sums = {"bicubic": [], "SR": []}
-    for _, hr in subjects.values():
-        shown = versions(network, hr, args)
+    nyquist = 0.5 / SCALE[0] / PIXEL
+    sums = {name: [] for name in VERSIONS}
+    for person in everybody:
+        shown = looked_at(upscaler, person, args)
         for name, found in sums.items():
-            found.append(ring_sums(shown[name][:, 0].numpy(), hr[:, 0].numpy()))
+            found.append(ring_sums(shown[name], shown[TRUTH]))
     curves, amplitudes, result = {}, {}, {}
     for name, found in sums.items():
         cross, power, truth = np.stack(found).transpose(1, 0, 2)
         curves[name] = cross / np.sqrt(power * truth + 1e-12)
         amplitudes[name] = np.sqrt(power / (truth + 1e-12))
-        real_to = [crossing(frequencies, curve) for curve in curves[name]]
-        result[name] = {
-            "correlation_above_half_up_to_cycles_per_mm": mean_sd(real_to),
-            "finest_real_detail_mm": mean_sd([0.5 / f for f in real_to]),  # half a period
-        }
-        for share in (0.5, 1, 1.25, 1.5, 2, 3):  # in units of the LR slice's highest frequency
-            i = np.abs(frequencies - share * nyquist).argmin()
-            result[name][f"at_{share}_of_lr"] = {
-                "correlation": mean_sd(curves[name][:, i]),
-                "amplitude": mean_sd(amplitudes[name][:, i]),
-            }
+        result[name] = summary(curves[name], amplitudes[name], frequencies, nyquist)
+        half = result[name]["correlation_above_half_up_to_cycles_per_mm"]
         print(
-            f"{name}: half correlation at "
-            f"{text(result[name]['correlation_above_half_up_to_cycles_per_mm'], 3)} cycles/mm "
-            f"(LR ends at {nyquist:.3f})"
+            f"{name}: half correlation at {text(half, 3)} cycles/mm (input ends at {nyquist:.3f})"
         )
-    result |= {
-        "people": len(subjects),
-        "slices": sum(len(names) for names, _ in subjects.values()),
-        "lr_ends_at_cycles_per_mm": nyquist,
-    }
+    result |= {"people": len(everybody), "slices": sum(len(p.places) for p in everybody)}
+    result["lr_ends_at_cycles_per_mm"] = nyquist
     draw(picture(args, "fourier"), frequencies, curves, amplitudes, nyquist)
     save(args, "fourier", result)
 

@@ -1,13 +1,12 @@
 """Whether thinner slices agree with the thick ones they come from: what predict.py made of scans.
 
 python predict.py a.nii.gz b.nii.gz --through-plane --output thin
-python study/given_back.py a.nii.gz thin/a_through-x3.nii.gz b.nii.gz thin/b_through-x5.nii.gz
+python -m study.given_back a.nii.gz thin/a_through-x3.nii.gz b.nii.gz thin/b_through-x5.nii.gz
 """
 
-import nibabel as nib
 import numpy as np
-from common import ROOT  # noqa: F401  makes the modules of the project known
 
+import scans
 import utils
 
 
@@ -39,7 +38,7 @@ def main(argv=None):
     if len(args.files) % 2:
         parse.error("give each scan with its result")
     for scan, result in zip(args.files[::2], args.files[1::2]):
-        thick, thin = (nib.load(path).get_fdata(dtype=np.float32) for path in (scan, result))
+        thick, thin = (scans.read(path).intensities() for path in (scan, result))
         if thick.shape == thin.shape:
             raise utils.DataError(f"{result}: has no more slices than {scan}")
         found = agreement(thick, thin)

@@ -1,20 +1,33 @@
-"""Where structure is invented or removed: a search for the sharpest disagreements, shown as found.
+"""Where structure is invented or lost: a search for the sharpest disagreements, shown as found.
 
-Fine detail (the frequencies that an LR slice of a quarter of the size does not hold) of SR and HR
-is compared in windows of 5 mm. `invented`: SR has more of it than HR; `removed`: HR has more;
-`wrong`: both have it, with opposite sign, as a line drawn where there is a gap.
+Fine detail (the frequencies that a slice of a quarter of the size does not hold) of the result and
+of the truth is compared in windows of 5 mm. `invented`: the result has more of it; `lost`: the
+truth has more; `opposite`: both have it, with opposite sign, as a line drawn where there is a gap.
 """
 
 import numpy as np
-from common import PIXEL, add_test_data, load, mean_sd, parser, people, picture, save, versions
 from scipy.ndimage import gaussian_filter
 
 import utils
-from evaluation import plots
+from evaluation.panels import Panel, draw_panels, save_sheet
+from inference import Upscaler
+from study.common import (
+    BICUBIC,
+    OURS,
+    PIXEL,
+    TRUTH,
+    VERSIONS,
+    looked_at,
+    mean_sd,
+    parser,
+    people,
+    picture,
+    save,
+)
 
 LOW, HIGH = 0.12, 0.35  # cycles per pixel: the LR slice ends at 0.125
 WINDOW = 5 / PIXEL / 2.355  # pixels: a Gaussian of 5 mm full width at half maximum
-KINDS = ("invented", "removed", "wrong")
+KINDS = ("invented", "lost", "opposite")
 
 
 def band(image: np.ndarray) -> np.ndarray:
@@ -31,93 +44,91 @@ def disagreement(sr: np.ndarray, hr: np.ndarray) -> tuple[dict, np.ndarray, np.n
     ours, truth = (np.sqrt(np.maximum(x, 0)) for x in local[:2])
     maps = {
         "invented": ours - truth,
-        "removed": truth - ours,
-        "wrong": np.sqrt(np.maximum(-local[2], 0)),
+        "lost": truth - ours,
+        "opposite": np.sqrt(np.maximum(-local[2], 0)),
     }
     return maps, truth, local[2] / (ours * truth + 1e-6)
 
 
 def pick(found: list[dict], count: int) -> list[dict]:
-    """The sharpest, at most two of a person and none beside another of the same slice."""
+    """The sharpest, at most two of a person, and these at different places."""
     picked = []
     for case in sorted(found, key=lambda case: -case["amount"]):
-        near = any(
-            case["name"].split("_")[0] == other["name"].split("_")[0]
-            and np.hypot(case["y"] - other["y"], case["x"] - other["x"]) < 24
-            for other in picked
-        )
-        same = sum(case["person"] == other["person"] for other in picked)
-        if not near and same < 2 and len(picked) < count:
+        own = [other for other in picked if other["person"] == case["person"]]
+        near = any(np.hypot(case["y"] - o["y"], case["x"] - o["x"]) < 24 for o in own)
+        if not near and len(own) < 2 and len(picked) < count:
             picked.append(case)
     return picked
 
 
 def draw(path, picked: dict[str, list[dict]], size: int = 28) -> None:
-    """Rows of windows of 2 size x 2 size pixels: bicubic, SR, HR; three rows for each kind."""
-    rows = [(kind, case) for kind in KINDS for case in picked[kind]]
-    figure = plots.new_figure(1.65 * -(-len(rows) // 2))
-    axes = figure.subplots(-(-len(rows) // 2), 6, squeeze=False)
-    for axis in axes.flat:
-        axis.axis("off")
-    for n, (kind, case) in enumerate(rows):
-        h, w = case["HR"].shape
-        top = min(max(0, case["y"] - size), h - 2 * size)
-        left = min(max(0, case["x"] - size), w - 2 * size)
-        for column, name in enumerate(("bicubic", "SR", "HR")):
-            axis = axes[n // 2, 3 * (n % 2) + column]
-            part = case[name][top : top + 2 * size, left : left + 2 * size]
-            axis.imshow(part, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            axis.plot(case["x"] - left, case["y"] - top, "o", ms=22, mfc="none", mec="gold", mew=1)
-            words = {"bicubic": f"{case['name']}: bicubic", "SR": f"SR ({kind})", "HR": "HR"}
-            axis.set_title(words[name], fontsize=9)
-    plots.save_figure(figure, path)
+    """Windows of 2 size x 2 size pixels: bicubic, this network, truth; two cases in a row."""
+    panels = []
+    for kind, found in picked.items():
+        for case in found:
+            h, w = case[TRUTH].shape
+            corner = [min(max(0, case[k] - size), n - 2 * size) for k, n in (("y", h), ("x", w))]
+            window = (corner[0] / h, corner[1] / w, min(1, 2 * size / h), min(1, 2 * size / w))
+            words = (f"{case['person']}\n", f"{kind}\n", f"slice {case['number']}\n")
+            ring = (case["y"], case["x"], 9, "")
+            for word, name in zip(words, (BICUBIC, OURS, TRUTH)):
+                panels.append(Panel(case[name], word + name, h / w, window, rings=(ring,)))
+    rows = [panels[i : i + 6] for i in range(0, len(panels), 6)]
+    rows[-1] += [Panel(None)] * (6 - len(rows[-1]))
+    save_sheet(draw_panels(rows)[0], path)
+
+
+def shares(sr: np.ndarray, hr: np.ndarray, brain: np.ndarray) -> np.ndarray:
+    """Counts of pixels of a slice: brain; of it with invented detail; with detail to lose; of these
+    with less than half of it; with detail of the opposite sign."""
+    maps, truth, relation = disagreement(sr, hr)
+    rich = brain & (truth > 0.02)
+    chosen = (brain, brain & (maps["invented"] > 0.02), rich, rich & (maps["lost"] > 0.5 * truth),
+              rich & (relation < 0))  # fmt: skip
+    return np.array([x.sum() for x in chosen])
+
+
+def cases_of(shown: dict, i: int, brain: np.ndarray) -> dict:
+    """{kind: the sharpest disagreement of slice i}."""
+    found = {}
+    for kind, amount in disagreement(shown[OURS][i], shown[TRUTH][i])[0].items():
+        y, x = np.unravel_index((amount * brain).argmax(), amount.shape)
+        found[kind] = dict(y=int(y), x=int(x), amount=float(amount[y, x]))
+        found[kind] |= {name: shown[name][i] for name in (BICUBIC, OURS, TRUTH)}
+    return found
 
 
 def main(argv=None):
     found = parser(__doc__)
-    add_test_data(found)
     found.add_argument("--show", type=utils.int_between(1, 8), default=4, help="of each kind")
     args = found.parse_args(argv)
-    network = load(args.weights)
-    cases, shares, slices = {kind: [] for kind in KINDS}, {"bicubic": [], "SR": []}, 0
-    for person, (names, hr) in people(args.data, args.slices).items():
-        shown = {key: v[:, 0].numpy() for key, v in versions(network, hr, args).items()}
-        counts = {"bicubic": np.zeros(5), "SR": np.zeros(5)}
-        for i, name in enumerate(names):
-            brain = gaussian_filter((shown["HR"][i] > 0.1).astype(float), 3) > 0.5
-            for version, count in counts.items():
-                maps, truth, relation = disagreement(shown[version][i], shown["HR"][i])
-                rich = brain & (truth > 0.02)  # where there is detail to lose
-                count += (
-                    brain.sum(), (brain & (maps["invented"] > 0.02)).sum(), rich.sum(),
-                    (rich & (maps["removed"] > 0.5 * truth)).sum(), (rich & (relation < 0)).sum(),
-                )  # fmt: skip
-                if version == "bicubic":
-                    continue
-                for kind, amount in maps.items():
-                    y, x = np.unravel_index((amount * brain).argmax(), amount.shape)
-                    case = {key: shown[key][i] for key in ("bicubic", "SR", "HR")}
-                    case |= dict(name=name, person=person, y=int(y), x=int(x))
-                    case["amount"] = float(amount[y, x])
-                    cases[kind].append(case)
-        slices += len(names)
-        for version, (whole, more, rich, less, against) in counts.items():
-            shares[version].append((more / whole, less / max(1, rich), against / max(1, rich)))
+    upscaler, everybody = Upscaler(args.weights), people(args)
+    cases, counts = {kind: [] for kind in KINDS}, {name: [] for name in VERSIONS}
+    for person in everybody:
+        shown = looked_at(upscaler, person, args)
+        brains = [gaussian_filter((x > 0.1).astype(float), 3) > 0.5 for x in shown[TRUTH]]
+        for name, of_people in counts.items():
+            each = [shares(*images) for images in zip(shown[name], shown[TRUTH], brains)]
+            brain, more, rich, less, against = np.maximum(1e-9, np.sum(each, 0))
+            of_people.append((more / brain, less / rich, against / rich))
+        for i, number in enumerate(person.numbers):
+            for kind, case in cases_of(shown, i, brains[i]).items():
+                cases[kind].append(case | dict(person=person.name, number=number))
     picked = {kind: pick(found, args.show) for kind, found in cases.items()}
     draw(picture(args, "invented"), picked)
-    result = {"people": len(shares["SR"]), "slices": slices}
-    for version, found in shares.items():
-        more, less, against = (mean_sd(np.array(column) * 100) for column in zip(*found))
-        result[version] = {
+    result = {"people": len(everybody), "slices": sum(len(p.places) for p in everybody)}
+    for name, of_people in counts.items():
+        more, less, against = (mean_sd(np.array(column) * 100) for column in zip(*of_people))
+        result[name] = {
             "percent_of_brain_with_invented_detail": more,
             "percent_of_detail_that_lost_half": less,
             "percent_of_detail_against_the_truth": against,
         }
         print(
-            f"{version}: invented in {more['mean']:.2f} % of the brain; of its detail "
+            f"{name}: invented in {more['mean']:.2f} % of the brain; of its detail "
             f"{less['mean']:.1f} % lost half, {against['mean']:.1f} % against the truth"
         )
-    numbers = ("name", "y", "x", "amount")
+    numbers = ("person", "number", "y", "x", "amount")
     for kind, found in picked.items():
         result[kind] = [{key: case[key] for key in numbers} for case in found]
     save(args, "invented", result)

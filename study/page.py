@@ -4,11 +4,9 @@ import json
 import re
 from pathlib import Path
 
-from common import ROOT, text
-
 import utils
-
-VERSIONS = ("bicubic", "SR")
+from study.common import BICUBIC, OURS, ROOT, TRUTH, VERSIONS, text
+from study.tissue import CUBIC, NOISY, TISSUES
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -37,19 +35,18 @@ def fourier(r: dict) -> dict:
     return {
         "FOURIER": table(["", "one half at (cycles/mm)", *(f"x {s}" for s in shares)], rows),
         "LR_END": f"{r['lr_ends_at_cycles_per_mm']:.3f}",
-        "HALF_BICUBIC": f"{r['bicubic'][half]['mean']:.3f}",
-        "HALF_SR": f"{r['SR'][half]['mean']:.3f}",
+        "HALF_BICUBIC": f"{r[BICUBIC][half]['mean']:.3f}",
+        "HALF_SR": f"{r[OURS][half]['mean']:.3f}",
     }
 
 
 def tissue(r: dict, name: str = "TISSUE") -> dict:
-    tissues = ("CSF", "grey matter", "white matter")
     rows = []
-    for version in ("HR, noise of 2 %", *VERSIONS):
-        cells = [r[version][t] for t in tissues]
+    for version in (NOISY, CUBIC if CUBIC in r else BICUBIC, OURS):
+        cells = [r[version][t] for t in TISSUES]
         cells = [f"{text(c['dice'], 3)}; {text(c['error_percent'], 1)} %" for c in cells]
         rows.append([version, *cells])
-    return {name: table(["", *tissues], rows)}
+    return {name: table(["", *TISSUES], rows)}
 
 
 def thick(r: dict) -> dict:
@@ -58,9 +55,9 @@ def thick(r: dict) -> dict:
 
 def spots(r: dict) -> dict:
     rows, signs = [], ("bright", "dark")
-    for size in r["SR"]["bright"]:
+    for size in r[OURS]["bright"]:
         cells = [r[version][sign][size] for sign in signs for version in VERSIONS]
-        number = " + ".join(str(r["SR"][sign][size]["spots"]) for sign in signs)
+        number = " + ".join(str(r[OURS][sign][size]["spots"]) for sign in signs)
         cells = [f"{percent(c['contrast'])} %; {text(c['size'], 1)}" for c in cells]
         rows.append([f"{size} mm ({number})", *cells])
     head = [f"{sign}, {version}" for sign in signs for version in VERSIONS]
@@ -77,22 +74,22 @@ def lesions(r: dict) -> dict:
                 rows.append([f"{contrast}, {size}", name, *shares, found])
     one = []
     for person, v in r["FLAIR"]["one_threshold"].items():
-        cells = [v[name] for name in ("HR", *VERSIONS)]
+        cells = [v[name] for name in (TRUTH, *VERSIONS)]
         touched, false = "touched_percent", "false_findings_of_5_mm3"
         cells = [f"{c['dice']:.2f}; {c[touched]:.0f} %; {c[false]}" for c in cells]
         one.append([person, f"{v['level']:.2f}", *cells])
     found = r["FLAIR"]["all"]
     return {
         "LESIONS": table(["lesions", "", "contrast", "area", "found"], rows),
-        "THRESHOLD": table(["FLAIR", "threshold", "HR", *VERSIONS], one),
-        "FLAIR_SR": f"{found['SR']['number_found']} of {found['lesions']}",
-        "FLAIR_BICUBIC": str(found["bicubic"]["number_found"]),
+        "THRESHOLD": table(["FLAIR", "threshold", TRUTH, *VERSIONS], one),
+        "FLAIR_SR": f"{found[OURS]['number_found']} of {found['lesions']}",
+        "FLAIR_BICUBIC": str(found[BICUBIC]["number_found"]),
     }
 
 
 def invented(r: dict) -> dict:
     columns = {
-        "percent_of_brain_with_invented_detail": "brain with more fine detail than HR",
+        "percent_of_brain_with_invented_detail": "brain with more fine detail than the truth",
         "percent_of_detail_that_lost_half": "fine detail that lost over half",
         "percent_of_detail_against_the_truth": "fine detail of the opposite sign",
     }

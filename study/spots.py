@@ -1,16 +1,26 @@
 """Small lesions that we put in ourselves: what comes back of their contrast and size.
 
-Discs of 1 to 5 mm, brighter and darker than what is around them, are put into HR slices at random
-places of even tissue. Each slice is degraded and upscaled with and without them; the difference is
-what a result makes of the spot.
+Balls of 1 to 5 mm, brighter and darker than what is around them, are put into the true scans at
+random places of even tissue. Each scan is degraded and upscaled with and without them; the
+difference in a ball's middle slice is what a result makes of it.
 """
 
 import numpy as np
 import torch
-from common import (
+from scipy.ndimage import gaussian_filter, maximum_filter, minimum_filter
+
+import utils
+from evaluation.figures import content_window
+from evaluation.panels import DPI, Panel, draw_panels, save_sheet
+from evaluation.plots import NORMAL, SMALL, drawn_plot, new_figure
+from inference import Upscaler
+from study.common import (
+    BICUBIC,
+    COLOURS,
+    OURS,
     PIXEL,
-    add_test_data,
-    load,
+    TRUTH,
+    looked_at,
     mean_sd,
     parser,
     people,
@@ -19,32 +29,34 @@ from common import (
     text,
     versions,
 )
-from scipy.ndimage import gaussian_filter, maximum_filter, minimum_filter
-
-import utils
-from evaluation import plots
 
 SIZES = (1, 2, 3, 4, 5)  # mm across
+SIGNS = {1: "bright", -1: "dark"}
 CONTRAST = 0.25  # of white
 AWAY = 14  # pixels from a spot's middle that are looked at
+REACH = 6  # voxels from its middle, in which it lies
 
 
-def disc(shape, y: float, x: float, size: float) -> np.ndarray:
-    """A disc of `size` mm: the share of each pixel that it covers."""
-    fine, reach = 8, 6  # steps in a pixel; pixels about the middle, in which it lies
-    top, left = round(y) - reach, round(x) - reach
-    n = 2 * reach + 1
+def ball(shape, at, size: float, slice_mm: float = 1.0) -> np.ndarray:
+    """A ball of `size` mm about `at` (slice, row, column): the share of each voxel that it covers,
+    of a scan of this shape (S, H, W) that reaches REACH voxels beyond it in the plane."""
+    fine, corner = 6, [round(x) - REACH for x in at]
+    n = 2 * REACH + 1
     steps = (np.arange(n * fine) + 0.5) / fine - 0.5
-    inside = np.hypot((steps + top - y)[:, None], steps + left - x) * PIXEL <= size / 2
-    cover = np.zeros(shape)
-    cover[top : top + n, left : left + n] = inside.reshape(n, fine, n, fine).mean((1, 3))
-    return cover
+    z, y, x = ((steps + c - a) * mm for c, a, mm in zip(corner, at, (slice_mm, PIXEL, PIXEL)))
+    inside = z[:, None, None] ** 2 + y[:, None] ** 2 + x**2 <= (size / 2) ** 2
+    share = inside.reshape(n, fine, n, fine, n, fine).mean((1, 3, 5))
+    cover = np.zeros((shape[0] + 2 * n, *shape[1:]), np.float32)  # it may reach beyond the slices
+    z, y, x = corner[0] + n, *corner[1:]
+    cover[z : z + n, y : y + n, x : x + n] = share
+    return cover[n:-n]
 
 
-def places(image: np.ndarray, rng, count: int) -> list[tuple[int, int]]:
-    """Random places in even tissue, neither black nor white, far enough from each other."""
-    even = maximum_filter(image, 7) - minimum_filter(image, 7) < 0.2
-    middle = gaussian_filter(image, 2)
+def places(volume: np.ndarray, i: int, rng, count: int) -> list[tuple[int, int]]:
+    """Random places in even tissue of slice i, neither black nor white, far from each other."""
+    near = volume[max(0, i - 2) : i + 3]
+    even = (maximum_filter(near, 7) - minimum_filter(near, 7)).max(0) < 0.25
+    middle = gaussian_filter(volume[i], 2)
     good = even & (middle > CONTRAST + 0.05) & (middle < 0.95 - CONTRAST)
     edge = AWAY + 1
     good[:edge] = good[-edge:] = good[:, :edge] = good[:, -edge:] = False
@@ -68,102 +80,110 @@ def measure(change: np.ndarray, spot: np.ndarray) -> tuple[float, float]:
     return contrast, 2 * np.sqrt(area / np.pi) * PIXEL
 
 
-def put_spots(names, hr: torch.Tensor, rng, count: int) -> tuple[torch.Tensor, list[dict]]:
-    """The slices of a person with spots in them, and what was put where."""
-    changed, spots = hr.clone(), []
-    for i in range(len(names)):
-        image = hr[i, 0].numpy()
-        for y, x in places(image, rng, count):
+def put_spots(person, rng, count: int) -> tuple[torch.Tensor, list[dict]]:
+    """A person's slices with spots in them, and what was put where."""
+    hr, spots = person.hr[:, 0].numpy(), []
+    changed = hr.copy()
+    for k, i in enumerate(person.places):
+        for y, x in places(hr, i, rng, count):
             sign, size = int(rng.choice((-1, 1))), int(rng.choice(SIZES))
-            cover = disc(image.shape, y + rng.uniform(-0.5, 0.5), x + rng.uniform(-0.5, 0.5), size)
-            changed[i, 0] += torch.from_numpy(sign * CONTRAST * cover).float()
-            spots.append(dict(slice=i, y=y, x=x, sign=sign, size=size, cover=cover))
-    return (changed.clamp(0, 1) * 255).round() / 255, spots
+            at = (i, y + rng.uniform(-0.5, 0.5), x + rng.uniform(-0.5, 0.5))
+            cover = ball(hr.shape, at, size, person.mm[0])
+            changed += sign * CONTRAST * cover
+            window = np.s_[y - AWAY : y + AWAY + 1, x - AWAY : x + AWAY + 1]
+            spots.append(dict(slice=k, y=y, x=x, sign=sign, size=size, cover=cover[i][window],
+                              window=window))  # fmt: skip
+    return torch.from_numpy(changed.clip(0, 1) * 255).round()[:, None] / 255, spots
+
+
+def mean_of(by_person: dict) -> dict:
+    """Contrast and size over people, of {person: [(contrast, size) of each spot]}."""
+    contrast = [np.mean([c for c, _ in values]) for values in by_person.values()]
+    across = [np.mean([a for _, a in v if a > 0] or np.nan) for v in by_person.values()]
+    number = sum(map(len, by_person.values()))
+    return {"contrast": mean_sd(contrast), "size": mean_sd(across), "spots": number}
+
+
+def curves(rows: dict):
+    """Contrast and size against the true size, as an image."""
+    figure = new_figure(3.3)
+    titles = {"contrast": "contrast that comes back, as a share",
+              "size": "size that comes back (mm)"}  # fmt: skip
+    for axis, (measured, title) in zip(figure.subplots(1, 2), titles.items()):
+        for name in (TRUTH, BICUBIC, OURS):
+            for sign, style in (("bright", "-o"), ("dark", "--s")):
+                values = [rows[name][sign][size][measured]["mean"] for size in SIZES]
+                values = [np.nan if value is None else value for value in values]
+                label = f"{name}, {sign}"
+                axis.plot(SIZES, values, style, color=COLOURS[name], label=label, ms=4)
+        axis.set(xlabel="true size (mm)", ylim=(0, None), xticks=SIZES)
+        axis.set_title(title, fontsize=NORMAL)
+        axis.grid(alpha=0.3)
+    lines = axis.get_legend_handles_labels()
+    figure.legend(*lines, loc="outside lower center", ncols=3, fontsize=SMALL)
+    return drawn_plot(figure)
 
 
 def draw(path, rows: dict, example: dict) -> None:
-    """Contrast and size against the true size, and one slice's spots with their sizes."""
-    figure = plots.new_figure(6.6)
-    grid = figure.add_gridspec(2, 6, height_ratios=(1, 1.25))
-    for column, (measured, title) in enumerate(
-        (("contrast", "contrast that comes back"), ("size", "size that comes back (mm)"))
-    ):
-        axis = figure.add_subplot(grid[0, 3 * column : 3 * column + 3])
-        for name, colour in (("HR", "k"), ("bicubic", "tab:gray"), ("SR", "tab:blue")):
-            for sign, style in ((1, "-o"), (-1, "--s")):
-                values = [rows[name][sign][size][measured]["mean"] for size in SIZES]
-                values = [np.nan if value is None else value for value in values]
-                label = f"{name}, {'bright' if sign > 0 else 'dark'}"
-                axis.plot(SIZES, values, style, color=colour, label=label, ms=4)
-        axis.set(xlabel="true size (mm)", title=title, ylim=(0, None))
-        axis.grid(alpha=0.3)
-    axis.legend(fontsize=9)
-    filled = [np.flatnonzero((example["HR"] > 0.05).any(axis)) for axis in (1, 0)]
-    window = tuple(slice(max(0, i.min() - 3), i.max() + 4) for i in filled)
-    for column, name in enumerate(("bicubic", "SR", "HR")):
-        axis = figure.add_subplot(grid[1, 2 * column : 2 * column + 2])
-        axis.imshow(example[name][window], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        for s in example["spots"]:
-            y, x = s["y"] - window[0].start, s["x"] - window[1].start
-            axis.plot(x, y, "o", ms=15, mfc="none", mec="gold", mew=0.8)
-            axis.text(
-                x, y - 12, f"{s['size']} mm", color="gold", fontsize=9, ha="center", va="bottom"
-            )
-        axis.set(xticks=[], yticks=[], title=f"{name} ({example['name']})")
-    plots.save_figure(figure, path)
+    """The curves, and one slice's spots with their sizes."""
+    plot, panels = curves(rows), []
+    for name, image in example["shown"].items():
+        shrunk = example["shown"][TRUTH].shape[0] / image.shape[0]
+        rings = [(s["y"] / shrunk, s["x"] / shrunk, 7 / shrunk, f"{s['size']} mm")
+                 for s in example["spots"]]  # fmt: skip
+        window, tall = content_window(example["shown"][TRUTH]), image.shape[0] / image.shape[1]
+        panels.append(Panel(image, name, tall, window, rings=tuple(rings)))
+    sheet, _ = draw_panels([panels], example["name"], plot.height / DPI)
+    sheet.paste(plot, (0, sheet.height - plot.height))
+    save_sheet(sheet, path)
 
 
 def main(argv=None):
     found = parser(__doc__)
-    add_test_data(found)
     found.add_argument("--spots", type=utils.int_between(1, 20), default=6, help="in a slice")
     args = found.parse_args(argv)
-    network, rng = load(args.weights), np.random.default_rng(args.seed)
-    measured, example, slices, spots_put = {}, {"spots": []}, 0, 0
-    subjects = people(args.data, args.slices)
-    for person, (names, hr) in subjects.items():
-        changed, spots = put_spots(names, hr, rng, args.spots)
-        before, after = versions(network, hr, args), versions(network, changed, args)
-        slices, spots_put = slices + len(names), spots_put + len(spots)
+    upscaler, rng, everybody = (
+        Upscaler(args.weights),
+        np.random.default_rng(args.seed),
+        people(args),
+    )
+    measured, example, spots_put = {}, {"spots": []}, 0
+    for person in everybody:
+        changed, spots = put_spots(person, rng, args.spots)
+        before = looked_at(upscaler, person, args)
+        after = versions(upscaler, changed, person.distance, args)
+        after = {name: stack[person.places] for name, stack in after.items()}
+        spots_put += len(spots)
         for s in spots:
-            window = (
-                slice(s["y"] - AWAY, s["y"] + AWAY + 1),
-                slice(s["x"] - AWAY, s["x"] + AWAY + 1),
-            )
-            for name in ("HR", "bicubic", "SR"):
-                change = (after[name] - before[name])[s["slice"], 0].numpy()[window]
-                values = measure(s["sign"] * change / CONTRAST, s["cover"][window])
-                key = name, s["sign"], s["size"]
-                measured.setdefault(key, {}).setdefault(person, []).append(values)
-        for i in range(len(names)):
+            for name in (TRUTH, BICUBIC, OURS):
+                change = (after[name][s["slice"]] - before[name][s["slice"]])[s["window"]]
+                values = measure(s["sign"] * change / CONTRAST, s["cover"])
+                key = name, SIGNS[s["sign"]], s["size"]
+                measured.setdefault(key, {}).setdefault(person.name, []).append(values)
+        n = len(person.places)
+        for i in range(n // 4, n - n // 4):
             here = [s for s in spots if s["slice"] == i]
-            central = len(names) / 4 <= i <= 3 * len(names) / 4 or len(names) < 4
-            if len(here) > len(example["spots"]) and central:
-                example = {name: after[name][i, 0].numpy() for name in ("bicubic", "SR", "HR")}
-                example |= {"name": names[i], "spots": here}
-    rows = {name: {1: {}, -1: {}} for name in ("HR", "bicubic", "SR")}
-    for name in rows:
-        for sign in (1, -1):
-            for size in SIZES:
-                by_person = measured.get((name, sign, size), {}).values()
-                contrast = [np.mean([c for c, _ in values]) for values in by_person]
-                across = [
-                    np.mean([a for _, a in values if a > 0] or np.nan) for values in by_person
-                ]
-                number = sum(map(len, by_person))
-                rows[name][sign][size] = {
-                    "contrast": mean_sd(contrast), "size": mean_sd(across), "spots": number
-                }  # fmt: skip
-                if name != "HR":
-                    print(
-                        f"{name}, {'bright' if sign > 0 else 'dark'}, {size} mm ({number} spots): "
-                        f"contrast {text(mean_sd(contrast))}, size {text(mean_sd(across))} mm"
-                    )
-    draw(picture(args, "spots"), rows, example)
-    names = {1: "bright", -1: "dark"}
-    named = {name: {names[s]: v for s, v in by.items()} for name, by in rows.items()}
-    counts = {"people": len(subjects), "slices": slices, "spots": spots_put}
-    save(args, "spots", counts | {"contrast_put_in": CONTRAST} | named)
+            if len(here) > len(example["spots"]):
+                shown = {name: stack[i] for name, stack in after.items()}
+                name = f"{person.name}, slice {person.numbers[i]}"
+                example = {"shown": shown, "spots": here, "name": name}
+    rows = {
+        name: {
+            sign: {size: mean_of(measured.get((name, sign, size), {})) for size in SIZES}
+            for sign in SIGNS.values()
+        }
+        for name in (TRUTH, BICUBIC, OURS)
+    }
+    for name in (BICUBIC, OURS):
+        for sign, sizes in rows[name].items():
+            for size, row in sizes.items():
+                print(f"{name}, {sign}, {size} mm ({row['spots']} spots): contrast "
+                      f"{text(row['contrast'])}, size {text(row['size'])} mm")  # fmt: skip
+    if example["spots"]:
+        draw(picture(args, "spots"), rows, example)
+    slices = sum(len(person.places) for person in everybody)
+    counts = {"people": len(everybody), "slices": slices, "spots": spots_put}
+    save(args, "spots", counts | {"contrast_put_in": CONTRAST} | rows)
 
 
 if __name__ == "__main__":

@@ -1,34 +1,36 @@
-"""Tissue volumes: cerebrospinal fluid, grey and white matter of HR, bicubic upsampling and SR.
+"""Tissue volumes: cerebrospinal fluid, grey and white matter of truth, interpolation and result.
 
-Each is classified on its own by dipy's hidden Markov random field, inside the brain of the HR
-slices. Dice with the classes of HR and the signed error of each volume; `HR, noise of 2 %` shows
-how much the classifier itself moves. --volumes: the same for slices four times as thick, with a
-through-plane network.
+Each is classified on its own by dipy's hidden Markov random field, inside the brain of the true
+slices. Dice with the classes of the truth and the signed error of each volume; `truth, noise of
+2 %` shows how much the classifier itself moves. --thick: the same for slices four times as thick.
 """
 
-from pathlib import Path
-
 import numpy as np
-from common import (
+
+import utils
+from evaluation import plots, volumes
+from inference import Upscaler
+from study.common import (
+    BICUBIC,
+    COLOURS,
+    INPUT,
+    OURS,
     PIXEL,
-    add_test_data,
-    load,
+    TRUTH,
+    Person,
+    looked_at,
     mean_sd,
     parser,
     people,
     picture,
     save,
     text,
-    versions,
 )
 
-import utils
-from degradation import scale_name
-from evaluation import plots
-from inference import through_plane
-
 TISSUES = ("CSF", "grey matter", "white matter")
-NOISY = "HR, noise of 2 %"
+NOISY = "truth, noise of 2 %"
+CUBIC = "cubic"  # in the place of bicubic, through the slices
+THICK = 4  # times as thick as the slices of the truth
 
 
 def classify(image: np.ndarray, brain: np.ndarray, beta: float, seed: int) -> np.ndarray:
@@ -51,15 +53,14 @@ def classify(image: np.ndarray, brain: np.ndarray, beta: float, seed: int) -> np
 
 def compare(shown: dict, millilitres: float, args) -> dict:
     """{version: {tissue: Dice, volume, error}} of one person's slices (N, H, W)."""
-    hr = shown["HR"]
+    hr = shown[TRUTH]
     brain = hr > 0.02
     rows, columns = np.where(brain.any(0))
-    box = slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
-    brain = brain[:, box[0], box[1]]
+    box = np.s_[:, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
     noise = np.random.default_rng(args.seed).normal(0, 0.02, hr.shape)
     found, truth = {}, None
-    for name, image in ({"HR": hr, NOISY: hr + noise} | shown).items():
-        classes = classify(image[:, box[0], box[1]], brain, args.beta, args.seed)
+    for name, image in ({TRUTH: hr, NOISY: hr + noise} | shown).items():
+        classes = classify(image[box], brain[box], args.beta, args.seed)
         truth = classes if truth is None else truth
         found[name] = {}
         for k, tissue in enumerate(TISSUES, 1):
@@ -72,89 +73,64 @@ def compare(shown: dict, millilitres: float, args) -> dict:
     return found
 
 
-def from_slices(args):
-    """For each person: name, versions, millilitres of one pixel."""
-    network = load(args.weights)
-    for person, (names, hr) in people(args.data, args.slices).items():
-        numbers = [int(name.rsplit("_", 1)[1]) for name in names]
-        distance = (numbers[-1] - numbers[0]) / max(1, len(numbers) - 1) or 1
-        shown = {k: v[:, 0].numpy() for k, v in versions(network, hr, args).items() if k != "LR"}
-        yield person, shown, PIXEL**2 * distance / 1000
-
-
-def thick_slices(volume: np.ndarray, network) -> dict:
-    """HR, cubic interpolation and SR of a volume (x, y, z) made thick along z."""
-    factor = network.scale[0]
-    thick = through_plane.make_thick(volume, "slab-1", factor)
+def made_thick_and_thin(upscaler, person: Person) -> dict[str, np.ndarray]:
+    """Truth, cubic interpolation and result of a person's slices made thick, those looked at."""
+    count = len(person.hr) // THICK * THICK
+    volume = person.hr[:count, 0].numpy()[::-1, ::-1].transpose(2, 1, 0)  # right, front, up
+    thick = volumes.make_thick(volume, "slab-1", THICK)
+    sizes = (person.mm[1], person.mm[1], person.mm[0])
     found = {
-        "HR": volume[:, :, : factor * thick.shape[2]],
-        "bicubic": through_plane.interpolate(thick, factor, 3),
-        "SR": through_plane.through_plane(network, thick),
+        TRUTH: volume,
+        CUBIC: volumes.interpolate(thick, THICK, 3),
+        OURS: volumes.made_thin(upscaler, thick, sizes, THICK),
     }
-    return {name: image.clip(0, 1) for name, image in found.items()}
+    places = [place for place in person.places if place < count]
+    return {name: x.transpose(2, 1, 0)[::-1, ::-1][places].clip(0, 1) for name, x in found.items()}
 
 
-def from_volumes(args):
-    """The same for thick slices, of the volumes in a folder."""
-    import nibabel
-
-    network = load(args.weights)
-    paths = sorted(args.volumes.glob("*.nii.gz"))
-    if not paths:
-        raise utils.DataError(f"{args.volumes}: no .nii.gz volumes")
-    for path in paths:
-        scan = nibabel.as_closest_canonical(nibabel.load(path))
-        volume = scan.get_fdata(dtype=np.float32)
-        volume = (volume / np.percentile(volume[volume > volume.mean()], 99.8)).clip(0, 1)
-        box = [np.where((volume > 0.1).any(axis))[0] for axis in ((1, 2), (0, 2), (0, 1))]
-        volume = volume[tuple(slice(i.min(), i.max() + 1) for i in box)]
-        found = thick_slices(volume, network)
-        n = found["HR"].shape[2]
-        places = np.linspace(n // 10, n - 1 - n // 10, args.slices).astype(int)
-        shown = {k: v[:, :, places].transpose(2, 0, 1) for k, v in found.items()}
-        distance = (places[-1] - places[0]) / max(1, len(places) - 1) or 1
-        pixel = float(np.prod(scan.header.get_zooms()[:3]))
-        yield path.name.split("_")[0], shown, pixel * distance / 1000
-
-
-def draw(path, found: dict[str, dict]) -> None:
+def draw(path, found: dict[str, dict], names) -> None:
     """Bland-Altman: error of each person's volume against the mean of both volumes."""
-    figure = plots.new_figure(3.4)
+    figure = plots.new_figure(3.7)
     for axis, tissue in zip(figure.subplots(1, 3), TISSUES):
-        for name, colour in (("bicubic", "tab:gray"), ("SR", "tab:blue")):
-            pairs = [(f["HR"][tissue]["millilitres"], f[name][tissue]) for f in found.values()]
+        for name, colour in zip(names, (COLOURS[BICUBIC], COLOURS[OURS])):
+            pairs = [(f[TRUTH][tissue]["millilitres"], f[name][tissue]) for f in found.values()]
             x = [(truth + v["millilitres"]) / 2 for truth, v in pairs]
             y = np.array([v["error_percent"] for _, v in pairs])
-            axis.plot(x, y, "o", color=colour, label=name, ms=4)
+            axis.plot(x, y, "o", color=colour, label=f"{name}, a person each", ms=4)
             spread = 1.96 * y.std(ddof=1) if len(y) > 1 else 0
-            axis.axhline(y.mean(), color=colour, lw=1)
-            for limit in (y.mean() - spread, y.mean() + spread):
-                axis.axhline(limit, color=colour, lw=0.8, ls=":")
-        axis.axhline(0, color="k", lw=0.6)
-        axis.set(title=tissue, xlabel="mean of both volumes (ml)")
-    figure.axes[0].set_ylabel("difference from HR (%)")
-    figure.axes[0].legend(framealpha=1)  # over lines
+            axis.axhline(y.mean(), color=colour, lw=1, label="mean")
+            for limit, label in ((y.mean() - spread, "mean ± 1.96 sd"), (y.mean() + spread, None)):
+                axis.axhline(limit, color=colour, lw=0.8, ls=":", label=label)
+        axis.axhline(0, color="black", lw=0.6)
+        axis.set(xlabel="mean of both volumes (ml)")
+        axis.set_title(tissue, fontsize=plots.NORMAL)
+    figure.axes[0].set_ylabel("difference from the truth (%)")
+    lines = axis.get_legend_handles_labels()
+    figure.legend(*lines, loc="outside lower center", ncols=2, fontsize=plots.SMALL)
     plots.save_figure(figure, path)
 
 
 def main(argv=None):
     parse = parser(__doc__)
-    add_test_data(parse)
-    parse.add_argument(
-        "--volumes",
-        type=Path,
-        help="folder of .nii.gz test volumes, for thick slices (LR by slab-1)",
-    )
-    parse.add_argument("--beta", type=float, default=0.1, help="smoothness of the classes")
+    add = parse.add_argument
+    add("--thick", action="store_true", help="slices made thick (by slab-1) instead of shrunk")
+    add("--beta", type=float, default=0.1, help="smoothness of the classes")
     args = parse.parse_args(argv)
-    source = from_volumes(args) if args.volumes else from_slices(args)
-    found = {person: compare(shown, volume, args) for person, shown, volume in source}
-    scale = scale_name(load(args.weights).scale)
-    name = "tissue" + (f"-{scale}" if args.volumes else "")
-    draw(picture(args, name), found)
+    args.degradation = "slab-1" if args.thick else args.degradation
+    upscaler, found = Upscaler(args.weights), {}
+    for person in people(args):
+        if args.thick:
+            shown = made_thick_and_thin(upscaler, person)
+        else:
+            shown = looked_at(upscaler, person, args)
+            shown.pop(INPUT)
+        apart = np.ptp(person.places) / max(1, len(person.places) - 1) or 1
+        found[person.name] = compare(shown, PIXEL**2 * apart * person.mm[0] / 1000, args)
+    name = f"tissue-{THICK}x1" if args.thick else "tissue"
+    names = (CUBIC if args.thick else BICUBIC, OURS)
+    draw(picture(args, name), found, names)
     result = {"people": len(found), "slices_of_each": args.slices}
-    result |= {"degradation": "slab-1"} if args.volumes else {}
-    for version in (NOISY, "bicubic", "SR"):
+    for version in (NOISY, *names):
         result[version] = {}
         for tissue in TISSUES:
             values = [f[version][tissue] for f in found.values()]

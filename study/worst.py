@@ -1,68 +1,66 @@
 """The worst slices, shown: least gain over bicubic upsampling, and lowest PSNR inside the brain."""
 
 import numpy as np
-from common import add_test_data, load, mean_sd, parser, people, picture, save, text, versions
+import torch
 
 import utils
-from evaluation import metrics, plots
+from evaluation.figures import Example, examples_figure
+from evaluation.metrics import score
+from inference import Upscaler
+from study.common import (
+    BICUBIC,
+    INPUT,
+    OURS,
+    TRUTH,
+    looked_at,
+    mean_sd,
+    parser,
+    people,
+    picture,
+    save,
+    text,
+)
 
 
-def draw(path, picked: list[dict]) -> None:
-    """One row for each slice: LR's interpolation, SR, HR, and the error of SR."""
-    figure = plots.new_figure(2.45 * len(picked))
-    axes = figure.subplots(len(picked), 4, squeeze=False)
-    for row, slice_ in zip(axes, picked):
-        hr = slice_["HR"]
-        rows, columns = np.where(hr > 0.05)
-        window = (
-            slice(max(0, rows.min() - 4), rows.max() + 5),
-            slice(max(0, columns.min() - 4), columns.max() + 5),
-        )
-        panels = {
-            f"bicubic\n{slice_['bicubic_brain']:.1f} dB in brain": slice_["bicubic"],
-            f"SR, gain {slice_['gain']:+.2f} dB\n{slice_['brain']:.1f} dB in brain": slice_["SR"],
-            f"HR, {slice_['name']}\n{slice_['why']}": hr,
-        }
-        for axis, (title, image) in zip(row, panels.items()):
-            axis.imshow(image[window], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            axis.set_title(title, fontsize=9)
-        error = np.abs(slice_["SR"] - hr)[window]
-        row[3].imshow(error, cmap="inferno", vmin=0, vmax=0.25)
-        row[3].set_title(f"error of SR (0 to 0.25)\nat most {error.max():.2f}", fontsize=9)
-        for axis in row:
-            axis.set(xticks=[], yticks=[])
-    plots.save_figure(figure, path)
+def rows_of(upscaler, args) -> list[dict]:
+    """The scores of each slice that has brain, and the slice as a figure shows it."""
+    rows = []
+    for person in people(args):
+        shown = looked_at(upscaler, person, args)
+        for i, number in enumerate(person.numbers):
+            images = [shown[name][i] for name in (INPUT, BICUBIC, OURS, TRUTH)]
+            truth = torch.from_numpy(images[-1])
+            before, after = (score(torch.from_numpy(x), truth) for x in images[1:3])
+            if after["psnr_brain"] is None:
+                continue
+            name = f"{person.name}, slice {number}"
+            row = dict(name=name, person=person.name, psnr=after["psnr"])
+            row |= dict(brain=after["psnr_brain"], bicubic_brain=before["psnr_brain"])
+            row["gain"] = after["psnr"] - before["psnr"]
+            rows.append(row | {"example": Example(name, *images, (before, after))})
+    return rows
 
 
 def main(argv=None):
     found = parser(__doc__)
-    add_test_data(found)
     found.add_argument("--show", type=utils.int_between(1, 8), default=2, help="of each kind")
     args = found.parse_args(argv)
-    network, rows = load(args.weights), []
-    for person, (names, hr) in people(args.data, args.slices).items():
-        shown = versions(network, hr, args)
-        for i, name in enumerate(names):
-            slice_ = {key: shown[key][i, 0] for key in ("HR", "bicubic", "SR")}
-            ours, plain = (metrics.score(slice_[key], slice_["HR"]) for key in ("SR", "bicubic"))
-            scores = dict(
-                name=name, person=person, psnr=ours["psnr"], brain=ours["psnr_brain"],
-                bicubic_brain=plain["psnr_brain"], gain=ours["psnr"] - plain["psnr"],
-            )  # fmt: skip
-            rows.append(scores | {key: image.numpy() for key, image in slice_.items()})
-    rows = [row for row in rows if row["brain"] is not None]
+    rows = rows_of(Upscaler(args.weights), args)
     by_gain = sorted(rows, key=lambda row: row["gain"])
     by_brain = sorted(rows, key=lambda row: row["brain"])
-    picked = [row | {"why": "least gain"} for row in by_gain[: args.show]]
-    shown = {row["name"] for row in picked}
-    others = [row for row in by_brain if row["name"] not in shown]
-    picked += [row | {"why": "lowest PSNR"} for row in others[: args.show]]
-    draw(picture(args, "worst"), picked)
+    picked = {row["name"]: (row, "least gain") for row in by_gain[: args.show]}
+    others = [row for row in by_brain if row["name"] not in picked][: args.show]
+    picked |= {row["name"]: (row, "lowest in brain") for row in others}
+    for row, why in picked.values():
+        row["example"].name = f"{why}\n{row['name']}"
+    examples_figure(
+        picture(args, "worst"), [row["example"] for row, _ in picked.values()], errors=True
+    )
     numbers = ("name", "psnr", "brain", "bicubic_brain", "gain")
-    people_of = sorted({row["person"] for row in rows})
-    gains = [np.mean([r["gain"] for r in rows if r["person"] == p]) for p in people_of]
+    names = sorted({row["person"] for row in rows})
+    gains = [np.mean([r["gain"] for r in rows if r["person"] == p]) for p in names]
     result = {
-        "people": len(people_of),
+        "people": len(names),
         "slices": len(rows),
         "slices_worse_than_bicubic": sum(row["gain"] < 0 for row in rows),
         "gain": mean_sd(gains),

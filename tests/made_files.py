@@ -138,6 +138,7 @@ def dicom(pixels, position, direction, *, number=1, series=None, **attributes) -
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.SeriesInstanceUID = series or "1.2.3"
     ds.Modality, ds.SeriesDescription, ds.PatientID = "MR", "t1 mprage", "P042"
+    ds.Manufacturer, ds.PatientPosition = "Philips", "HFS"
     ds.SeriesNumber, ds.InstanceNumber = 3, number
     ds.ImagePositionPatient = [float(x) for x in position]
     ds.ImageOrientationPatient = [float(x) for x in direction]

@@ -181,6 +181,15 @@ def test_all_files_of_a_scan_count(tmp_path):
     assert dataset.fingerprint(find_scans(tmp_path), tmp_path) != key
 
 
+def test_slices_of_two_series_in_one_folder_have_names_of_their_own(tmp_path):
+    for n in (3, 11):
+        about = dict(series=f"1.2.{n}", SeriesNumber=n, names=lambda i, n=n: f"{n}-{i}")
+        save_series(tmp_path / "p1", shape=(24, 20), **about)
+    slices, *_ = load_slices(find_scans(tmp_path), "cache", root=tmp_path)
+    assert {name.partition("#")[0] for name in slices.name} == {"p1_3", "p1_11"}
+    assert len(set(slices.name)) == len(slices) == 8
+
+
 def test_what_is_old_and_unused_goes_beyond_the_limit(few, monkeypatch):
     folder, _ = few
     files = {}

@@ -41,9 +41,10 @@ def test_the_version_is_that_of_the_project_file(capsys):
     with pytest.raises(SystemExit):
         parser().parse_args(["--version"])
     said = capsys.readouterr().out.strip()
-    assert re.fullmatch(r"\d+\.\d+(\.\d+)?", said)
-    project = Path(utils.__file__).with_name("pyproject.toml")
-    assert f'version = "{said}"' in project.read_text(encoding="utf-8")
+    name, version = said.split()
+    assert re.fullmatch(r"\d+\.\d+(\.\d+)?", version)
+    project = Path(utils.__file__).with_name("pyproject.toml").read_text(encoding="utf-8")
+    assert f'name = "{name}"' in project and f'version = "{version}"' in project
 
 
 class Terminal:

@@ -61,7 +61,7 @@ def learn_error_head(network, stock: Stock, options: Options, iterations: int) -
         batch = training_batch(stock, iteration, options)
         description = None
         if network.conditioned:
-            found = network.describe(batch.view)
+            found = network.describe(batch.view, scale=batch.scale)
             description = modules.with_neighbours(found, batch.present, batch.distance)
         found = network(batch.lr, batch.scale, description, error_map=True)
         sr, expected = found.split(1, 1)

@@ -119,18 +119,6 @@ def plot(run: Path, rows, about: dict) -> None:
     gc.collect()  # figures hold reference cycles: a long run would grow by each one
 
 
-def loss_curve(checkpoint) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Iterations and training losses from the log.csv beside a checkpoint."""
-    log = Path(checkpoint).with_name("log.csv")
-    try:
-        with open(log, newline="") as file:
-            rows = [(int(row["iteration"]), float(row["loss"])) for row in csv.DictReader(file)]
-        iterations, losses = zip(*rows)
-        return iterations, losses
-    except (OSError, ValueError, KeyError, TypeError):
-        raise DataError(f"{log}: no readable log; --curves needs the checkpoints of runs") from None
-
-
 def commit() -> str:
     """The commit of this program, '' outside a clone."""
     here = Path(__file__).parent.parent

@@ -29,7 +29,7 @@ async function start() {
   let sum = 0
   const loaded = n => { sum += n; if (!queue.length) say(`Loading, once: ${MB(sum)} …`) }
   const weights = JSON.parse(new TextDecoder().decode(await bytesOf('./weights/brain.json', loaded)))
-  const names = [weights.describe, weights.shared, ...Object.values(weights.files)].filter(Boolean)
+  const names = [...new Set([...Object.values(weights.describe ?? {}), ...Object.values(weights.files), weights.shared])].filter(Boolean)
   const urls = ['./vendor/ort-wasm-simd-threaded.wasm', './vendor/thick.nii.gz', ...names.map(name => `./weights/${name}`)]
   const [wasm, thick, ...models] = await Promise.all(urls.map(url => bytesOf(url, loaded)))
   example = new File([thick], 'thick.nii.gz')

@@ -12,7 +12,7 @@ let files = {}, weights = null
 /** A network, made when it is first asked for. */
 const session = file => sessions[file] ??= ort.InferenceSession.create(files[file], {
   executionProviders: ['wasm'], // what all files have in common lies in one:
-  externalData: weights.shared && file !== weights.describe ? [{ path: weights.shared, data: files[weights.shared] }] : [],
+  externalData: weights.shared ? [{ path: weights.shared, data: files[weights.shared] }] : [],
 })
 
 const tensor = (values, ...sizes) => new ort.Tensor('float32', values, sizes)
@@ -28,9 +28,9 @@ const work = {
   },
 
   /** What is found of a slice of h x w raw values. */
-  async describe({ slice, h, w, levels }) {
+  async describe({ file, slice, h, w, levels }) {
     const lr = tensor(normalised(slice, levels, h, w).inside, 1, 1, h, w)
-    return { found: (await (await session(weights.describe)).run({ lr })).found.data }
+    return { found: (await (await session(file)).run({ lr })).found.data }
   },
 
   /**

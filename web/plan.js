@@ -41,7 +41,7 @@ export function planOf(scan, scales, wish = {}) {
 function planOfPicture(scan, inside, wish) {
   const scale = wish.scale ?? (inside.includes(4) ? 4 : Math.max(...inside))
   const large = Math.min(scan.dims[0], scan.dims[1]) >= 230 && !wish.scale
-  const words = `x${scale}${large ? '; if its pixels are about 1 mm already, this is a guess' : ''}`
+  const words = `x${scale}${large ? `; if its pixels are about 1 mm already, x${scale} is a guess` : ''}`
   return { plane: 'axial', scale, through: 1, voxelSize: 0, words }
 }
 

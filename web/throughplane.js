@@ -15,7 +15,7 @@ export async function throughPlane(upscaler, scan, plane, factor) {
   let found
   for (const view of views) {
     const target = scan.layout(view, dims)
-    found = await upscaler.describe(scan, data, view, levels)
+    found = await upscaler.describe(scan, data, view, scale, levels)
     await upscaler.parts(scan, data, view, scale, found, levels, true, (s, values, expected) => {
       fill(total, target, s, values, true)
       if (errors) fill(errors, target, s, expected, true)

@@ -43,7 +43,7 @@ export class Upscaler {
     const dims = scan.factors(view, scale).map((f, i) => f * scan.dims[i]), size = dims.reduce((a, b) => a * b)
     const stored = new scan.kind(size), target = scan.layout(view, dims)
     const errors = this.weights.calibration ? new Uint8Array(size) : null
-    const found = await this.describe(scan, data, view, levels)
+    const found = await this.describe(scan, data, view, scale, levels)
     await this.parts(scan, data, view, scale, found, levels, false, (s, values, expected) => {
       fill(stored, target, s, values)
       if (errors) fill(errors, target, s, expected)
@@ -52,7 +52,7 @@ export class Upscaler {
   }
 
   /** How the slices of a view of a scan were made: what is found of its middle, on average. */
-  async describe(scan, data, view, levels) {
+  async describe(scan, data, view, scale, levels) {
     const { found: size } = this.weights.entries, mean = new Float32Array(size)
     if (!this.weights.describe) return mean
     const whole = scan.layout(view), { rows, columns } = whole, layout = { ...whole }
@@ -66,7 +66,7 @@ export class Upscaler {
     const [h, w] = [layout.rows.n, layout.columns.n], chosen = middleSlices(layout.slices.n)
     const all = await this.pool.map(chosen, async s => {
       if (this.job.stopped) throw new Stopped()
-      return (await this.pool.ask({ what: 'describe', slice: cut(data, layout, s, new Float32Array(h * w)), h, w, levels })).found
+      return (await this.pool.ask({ what: 'describe', file: this.weights.describe[scaleName(scale)], slice: cut(data, layout, s, new Float32Array(h * w)), h, w, levels })).found
     })
     return mean.map((_, i) => all.reduce((sum, found) => sum + found[i], 0) / all.length)
   }

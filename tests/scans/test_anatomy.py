@@ -112,15 +112,16 @@ def test_a_dicom_series_of_phase_or_of_ct_is_no_anatomy(tmp_path):
         ("2", FIELD, dict(ImageType=["ORIGINAL", "PRIMARY", "P"])),
         ("3", FIELD, dict(ComplexImageComponent="IMAGINARY")),
         ("4", OTHER, dict(Modality="CT")),
-        ("6", FIELD, dict(ImageType=["ORIGINAL", "PRIMARY", "OTHER"], part=1)),  # of GE
+        ("6", FIELD, dict(ImageType=["ORIGINAL", "PRIMARY", "OTHER"], part=1)),
         ("7", "", dict(ImageType=["ORIGINAL", "PRIMARY", "OTHER"], part=0)),
         ("5", PERFUSION, dict(SeriesDescription="ep2d_pasl")),
     ):
         part = about.pop("part", None)
-        save_series(tmp_path / name, n=2, series=f"1.2.{name}", **about)
+        maker = "Philips" if part is None else "GE MEDICAL SYSTEMS"
+        save_series(tmp_path / name, n=2, series=f"1.2.{name}", Manufacturer=maker, **about)
         for path in (tmp_path / name).iterdir() if part is not None else ():
             ds = pydicom.dcmread(path)
-            ds.add_new((0x0043, 0x102F), "SS", part)
+            ds.add_new((0x0043, 0x102F), "SS", part)  # GE's own number for it
             ds.save_as(path)
         assert find_scans(tmp_path / name)[0].left_out == wanted
 

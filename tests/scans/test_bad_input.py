@@ -20,12 +20,11 @@ from PIL import Image
 import dataset
 import evaluate
 import predict
+import scans
 import train
 import utils
 from benchmarks import fuzz
-from scans import volumes
-from scans.dicom import read_scan
-from scans.pictures import read_picture
+from scans.files import kind_of
 
 POSIX = os.name == "posix"
 
@@ -147,9 +146,17 @@ BAD_FILES = {
     "no type.nii": damaged(volume(), 70, struct.pack("<h", 12345)),
     "no partner.img": write(bytes(1000)),
     "no pixels.dcm": dicom(PixelData=None),
-    "colour.dcm": dicom(SamplesPerPixel=3, PhotometricInterpretation="RGB"),
+    "colour.dcm": dicom(
+        SamplesPerPixel=3,
+        PhotometricInterpretation="RGB",
+        BitsAllocated=8,
+        BitsStored=8,
+        HighBit=7,
+        PixelData=bytes(grey().size * 3),
+    ),
     "promises more.dcm": dicom(Rows=999),
     "absurd size.dcm": dicom(Rows=65535, Columns=65535),
+    "no size.dcm": dicom(PixelSpacing=[0, 0]),
     "odd bits.dcm": dicom(BitsAllocated=7),
     "long name " + 240 * "x" + ".png": picture(grey()),
 }
@@ -181,7 +188,6 @@ ODD_FILES = {
     "1-bit.png": lambda path: Image.fromarray(grey() > 99).save(path),
     "1-bit.tif": lambda path: Image.fromarray(grey() > 99).save(path, compression="group4"),
     "grey and alpha.png": lambda path: Image.fromarray(grey()).convert("LA").save(path),
-    "still.gif.png": lambda path: Image.fromarray(grey()).save(path, "GIF"),
     "a jpeg.png": lambda path: Image.fromarray(grey()).save(path, "JPEG"),
     "16 bit.png": picture(grey().astype(np.uint16) * 200),
     "32 bit.tif": picture(grey().astype(np.int32) * 9000),
@@ -206,7 +212,7 @@ if sys.platform == "linux":
 @pytest.fixture
 def upscale(cli, tiny):
     def call(*arguments):
-        return cli(predict.main, "--checkpoint", tiny, "--device", "cpu", *arguments)
+        return cli(predict.main, "--weights", tiny, "--scale", 4, *arguments)
 
     return call
 
@@ -235,9 +241,8 @@ def shown(name):
 def test_a_bad_file_is_one_error_that_names_it(name, tmp_path):
     path = tmp_path / name
     BAD_FILES[name](path)
-    read = read_picture if volumes.kind_of(path) == "picture" else read_scan
     with pytest.raises(utils.DataError) as caught:
-        read(path)
+        scans.read(path)
     words = utils.one_line(str(caught.value))
     assert shown(name) in words and len(words) < 700
 
@@ -263,7 +268,7 @@ POINTERS = {
 }
 
 
-@pytest.mark.parametrize("ending", [".png", ".nii.gz", ".nii", ".dcm", ".mgz", ".img"])
+@pytest.mark.parametrize("ending", [".png", ".nii.gz", ".dcm", ".img"])
 @pytest.mark.parametrize("name", POINTERS if POSIX else ["unlocked", "lfs"])
 def test_data_that_was_not_downloaded_is_said_to_be(name, ending, upscale, tmp_path, cli):
     make, advice = POINTERS[name]
@@ -299,7 +304,7 @@ def test_in_a_folder_the_good_files_are_done(upscale, tmp_path):
     done = {p.name: p for p in (tmp_path / "out").iterdir() if p.suffix != ".json"}
     assert len(done) == len(odd) and not [name for name in done if name.startswith(".")]
     for name in odd:
-        if volumes.kind_of(Path(name)) == "picture":
+        if kind_of(Path(name)) == "picture":
             stem = name.rpartition(".")[0]
             found = [p for n, p in done.items() if n.startswith(stem) and ".nii" not in n]
             with Image.open(source / name) as before:
@@ -314,8 +319,8 @@ def test_in_a_folder_the_good_files_are_done(upscale, tmp_path):
 @pytest.mark.parametrize("ending", fuzz.FORMATS)
 def test_mutated_files_are_read_or_refused(ending, tmp_path):
     """The short version of `python benchmarks/fuzz.py`."""
-    result = fuzz.fuzz(ending, 60, seed=1, folder=tmp_path)
-    assert 10 < result["refused"] < 60
+    result = fuzz.fuzz(ending, 40, seed=1, folder=tmp_path)
+    assert 10 < result["refused"] < 40
 
 
 @pytest.mark.skipif(not POSIX, reason="needs links")
@@ -456,7 +461,7 @@ if not torch.cuda.is_available():
     USAGE = {s: words + "; --device cuda" * (s is train) for s, words in USAGE.items()}
     USAGE[predict] += "; --image picture.png --checkpoint tiny.pt --device cuda"
 USAGE = [(s, line.strip()) for s, lines in USAGE.items() for line in lines.split(";")]
-USAGE += [(evaluate, ""), (predict, "")]
+USAGE += [(predict, "")]
 
 
 @pytest.mark.parametrize(("script", "line"), USAGE, ids=lambda x: getattr(x, "__name__", x))
@@ -507,4 +512,4 @@ def test_a_full_disk_leaves_no_half_picture(upscale, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert status == 1
     assert_one_line(errors, "a_x4.png: cannot be written (File too large)")
-    assert everything("out") == ["out/a_x4.json"]
+    assert everything("out") == []

@@ -10,7 +10,6 @@ from PIL import Image
 
 import scans
 from scans.files import partner
-from utils import DataError
 
 
 def noise(shape=(6, 7, 8)):
@@ -91,13 +90,3 @@ def test_a_phone_picture_of_two_frames_is_its_first(tmp_path):
     first, second = (Image.new("L", size, 99) for size in ((40, 30), (20, 15)))
     first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second])
     assert scans.read(tmp_path / "a.jpg").stored.shape == (30, 40)
-
-
-@pytest.mark.parametrize(
-    ("head", "words"),
-    [(b"GIF89a", "GIF"), (b"\0\0\0\x1cftypavif", "AVIF"), (b"\0\0\0\x18ftypheic", "HEIC")],
-)
-def test_pictures_of_other_kinds_get_advice(tmp_path, head, words):
-    (tmp_path / "a.png").write_bytes(head + bytes(99))
-    with pytest.raises(DataError, match=rf"a.png: is a .*{words}.*; save it as PNG first"):
-        scans.read(tmp_path / "a.png")

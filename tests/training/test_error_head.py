@@ -74,6 +74,24 @@ def test_learned_and_calibrated_intervals_hold_nine_pixels_in_ten(slices):
     assert learned > unlearned + 0.05
 
 
+def test_errors_are_those_of_what_is_shown_between_black_and_white(tmp_path):
+    """White slices that the network makes three times too bright have no error."""
+    white = slices_of(tmp_path / "white.u8", [np.full((8, 40, 40), 255, np.uint8)])
+    network = modules.build(ARCH, [(2, 2)]).eval()
+    torch.nn.init.constant_(network.tails["2"].weight, 2 / 72)
+    lr = torch.ones(1, 1, 16, 16)
+    with torch.no_grad():
+        network.tails["2"].weight.mul_(2 / (network(lr, (2, 2)) - 1).mean())
+        assert network(lr, (2, 2)).min() > 1.5
+    stock, options = Stock(white, "cpu"), Options(0, 4, 8, ((2, 2),), "bicubic", augment=False)
+    error_head.learn_error_head(network, stock, options, 60)
+    with torch.no_grad():
+        both = network(lr, (2, 2), error_map=True)
+    assert both[:, 0].min() > 1.5 and both[:, 1].max() < 0.3
+    found = error_head.calibrate(network, white, (2, 2), "cpu")
+    assert max(found["factors"]) * INTERVAL * float(both[:, 1].max()) < 0.5
+
+
 def test_calibration_scales_by_size_and_noisy_slices_have_factors_of_their_own():
     edges = [math.log(0.01), math.log(0.1)]
     calibration = {"edges": edges, "factors": [1.0, 3.0], "noisy": [2.0, 6.0]}
@@ -85,3 +103,14 @@ def test_calibration_scales_by_size_and_noisy_slices_have_factors_of_their_own()
         torch.testing.assert_close(found, times * factors * expected, atol=0, rtol=2e-3)
     between = expected_error(expected, calibration, describe_degradation("rician-1", (4, 4)))
     assert (between > 1.1 * factors * expected).all() and (between < 1.9 * factors * expected).all()
+
+
+def test_each_slice_counts_as_noisy_as_it_is():
+    calibration = {"edges": [-7.0, 0.0], "factors": [1.0, 1.0], "noisy": [2.0, 4.0]}
+    known = [describe_degradation(name, (4, 4)) for name in ("bicubic", "rician-5")]
+    expected = torch.rand(2, 1, 5, 6) + 0.01
+    both = expected_error(expected, calibration, torch.cat(known))
+    for k in (0, 1):
+        alone = expected_error(expected[k : k + 1], calibration, known[k])
+        torch.testing.assert_close(both[k : k + 1], alone)
+    assert (both[1] > 1.5 * expected[1]).all()
