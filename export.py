@@ -4,9 +4,9 @@
     python export.py weights/brain.pt . --scale 4                one of them
 
 Leaves NAME-describe.onnx, which finds out how slices were made (of several bodies one for each, as
-NAME-describe-x4.onnx), and NAME-x4.onnx, NAME-through-x4.onnx ..., which enlarge them; of several scales NAME.weights, too, with what they
-have in common, to lie beside them. NAME.json says what else a program must know, as web/ does.
-Needs the packages onnx and onnxscript.
+NAME-describe-x4.onnx), and NAME-x4.onnx, NAME-through-x4.onnx ..., which enlarge them; of several
+scales NAME.weights, too, with what they have in common, to lie beside them. NAME.json says what
+else a program must know, as web/ does. Needs the packages onnx and onnxscript.
 
 describe: `lr` (slices, 1, height, width) -> `found` (slices, 21). Of a scan the mean over some
 slices of its middle counts.
