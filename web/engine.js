@@ -21,19 +21,18 @@ async function start({ wasm, files, weights, workers, memory }) {
   largest = memory
 }
 
-/** Bytes that it takes to enlarge voxels of so many bytes: at the worst moment. */
+/** Bytes that it takes to enlarge voxels of so many bytes, at the worst moment: one of them a voxel for the errors. */
 function memoryOf(dims, bytes, { scale, through, voxelSize }) {
   const voxels = dims.reduce((a, b) => a * b), first = voxels * scale ** 2, all = first * through
-  const mean = through > 1 ? 4 * first + (bytes === 4 ? 4 : 4 + bytes) * all : 0
-  return voxels * (bytes + 4) + first * bytes * (scale > 1) + mean + (voxelSize ? 12 * all : 0)
+  const mean = through > 1 ? 4 * first + (bytes === 4 ? 5 : 5 + bytes) * all : 0
+  return voxels * (bytes + 4) + first * (bytes + 1) * (scale > 1) + mean + (voxelSize ? 12 * all : 0)
 }
 
 /** Refuse what is too large for the page. */
 function checkMemory(dims, bytes, plan = { scale: 1, through: 1 }) {
   const needed = memoryOf(dims, bytes, plan), GB = x => (x / 1e9).toFixed(1)
   if (needed <= largest) return
-  const sizes = dims.map((n, i) => plan.dims?.[i] ?? n).join(' x ')
-  throw new DataError(`is too large for this page: ${sizes} voxels take ${GB(needed)} GB of memory, here ${GB(largest)} GB can be used; call`)
+  throw new DataError(`is too large for this page: ${dims.join(' x ')} voxels take ${GB(needed)} GB of memory, here ${GB(largest)} GB can be used; call`)
 }
 
 /** A file to its result: messages tell the page how far it is. wish: see planOf. */

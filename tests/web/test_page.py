@@ -64,13 +64,15 @@ class Site(http.server.ThreadingHTTPServer):
 def weights(tmp_path_factory):
     """The folder of a random network, brain.pt, and its ONNX files."""
     folder, scales = tmp_path_factory.mktemp("weights"), [(2, 2), (3, 1)]
-    arch = {"name": "deep", "channels": 6, "blocks": 2, "half": 1, "neighbours": 2,
-            "estimator": True, "error_head": True}  # fmt: skip
+    arch = {"name": "deep", "channels": 6, "blocks": 2, "half": 1, "estimator": True}
+    bodies = [[arch, 1], [arch | {"neighbours": 2}, 1]]
+    arch = {"name": "bodies", "bodies": bodies, "error_head": True}
     torch.manual_seed(3)
     network = modules.build(arch, scales)
     for name, weight in network.named_parameters():
-        if name.startswith(("tails", "condition", "of_scale", "gains")):
-            torch.nn.init.normal_(weight, std=0.02 if name.startswith("tails") else 0.5)
+        part = name.split(".")[2]
+        if part in ("tails", "condition", "of_scale", "gains"):
+            torch.nn.init.normal_(weight, std=0.02 if part == "tails" else 0.5)
     network.estimator.decide[2].bias.data[NOISE] += 0.35  # where a calibration of noise counts
     calibration = {"edges": [-7, -4, 0], "factors": [2, 1.5, 1.2], "noisy": [1.1, 1.2, 1.3]}
     about = {"degradation": "wide", "trained_on": "nothing, made by a test"}
@@ -165,13 +167,13 @@ def assert_same_record(found, wanted):
 
 
 def assert_equal(found, wanted):
-    """The same but for rounding: one step of whole numbers, in 0.01 % of the voxels at most."""
+    """The same but for rounding: one step of whole numbers, in 0.005 % of the voxels at most."""
     assert found.shape == wanted.shape and found.dtype == wanted.dtype
     step = 1 if found.dtype.kind in "iu" else 1e-5 * abs(wanted).max()
     apart = abs(found.astype(float) - wanted)
     assert apart.max() <= step
     if found.dtype.kind in "iu":
-        assert (apart > 0).mean() <= 1e-4
+        assert (apart > 0).sum() <= max(2, 5e-5 * apart.size)
 
 
 def assert_same_files(page, predicted, tmp_path, path, options=(), **wish):
@@ -481,7 +483,6 @@ def main():
         )
         page.click("#example")
         wait(page)
-        page.select_option("#smooth", "")
         page.wait_for_timeout(1000)
         page.screenshot(path=ROOT / "readme_resources" / "page.png", full_page=True)
 
