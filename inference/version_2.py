@@ -1,4 +1,4 @@
-"""Weights of version 0.4.0 and before: one scale a file, no neighbours, other names of the layers."""
+"""Weights of version 0.4.0 and before: one scale a file, no neighbours, other names of layers."""
 
 import torch
 
