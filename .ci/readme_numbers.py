@@ -1,6 +1,6 @@
-"""Compare the README's first table with what evaluate.py has just measured.
+"""Compare the README's tables of scores with what evaluate.py has just measured.
 
-python .ci/readme_numbers.py README.md benchmark.json
+python .ci/readme_numbers.py README.md first.json second.json
 """
 
 import json
@@ -11,29 +11,31 @@ from pathlib import Path
 TOLERANCE = {"psnr": 0.02, "psnr_brain": 0.02, "ssim": 0.0005}
 
 
-def table_of(text: str) -> dict[str, list[float]]:
-    """{bicubic or weights file: [PSNR, in brain, SSIM]} of the rows of the first table."""
-    rows = {}
+def tables_of(text: str) -> list[dict[str, list[float]]]:
+    """{bicubic or weights file: [PSNR, in brain, SSIM]} of the rows of each table of scores."""
+    tables = []
     for line in text.splitlines():
         cells = [cell.strip(" *") for cell in line.strip("|").split("|")]
-        if rows and not line.startswith("|"):
-            break
         name = re.match(r"bicubic|`(weights/[\w-]+\.pt)`", cells[0])
         if line.startswith("|") and len(cells) == 4 and name:
-            rows[name[1] or "bicubic"] = [float(cell.split()[0]) for cell in cells[1:]]
-    return rows
+            if name[0] == "bicubic":
+                tables.append({})
+            tables[-1][name[1] or "bicubic"] = [float(cell.split()[0]) for cell in cells[1:]]
+    return tables
 
 
-def main(readme, measured) -> int:
-    shown = table_of(Path(readme).read_text(encoding="utf-8"))
-    found = json.loads(Path(measured).read_text(encoding="utf-8"))["results"]["bicubic"]
-    wrong = len(shown) < 3
-    for name, values in shown.items():
-        for (metric, tolerance), value in zip(TOLERANCE.items(), values):
-            now = found[name][metric]["mean"]
-            good = abs(now - value) <= tolerance
-            wrong |= not good
-            print(f"{name:24} {metric:12} README {value:8.4f}  now {now:8.4f}  {good or 'WRONG'}")
+def main(readme, *measured) -> int:
+    tables = tables_of(Path(readme).read_text(encoding="utf-8"))
+    wrong = len(tables) != len(measured) or min(map(len, tables)) < 2
+    for shown, file in zip(tables, measured):
+        found = json.loads(Path(file).read_text(encoding="utf-8"))["results"]["bicubic"]
+        for name, values in shown.items():
+            for (metric, tolerance), value in zip(TOLERANCE.items(), values):
+                now = found[name][metric]["mean"]
+                good = abs(now - value) <= tolerance
+                wrong |= not good
+                words = f"README {value:8.4f}  now {now:8.4f}  {good or 'WRONG'}"
+                print(f"{name:24} {metric:12} {words}")
     return int(wrong)
 
 

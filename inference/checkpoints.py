@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from inference.version_2 import from_version_2
 from utils import DataError, as_data_error, atomic_write, one_line
 
 CHECKPOINT_VERSION = 3
@@ -35,7 +36,8 @@ def load_checkpoint(path) -> dict:
         except Exception:  # a damaged or hostile file can fail anywhere in there
             words = "not a checkpoint, damaged, or holds more than tensors"
             raise DataError(f"{path}: {words}") from None
-        checkpoint = upgraded(checkpoint)
+        if isinstance(checkpoint, dict) and checkpoint.get("version") == 2:
+            checkpoint = from_version_2(checkpoint, path)
         kinds = {"model": dict, "arch": dict, "scales": list, "degradation": str, "version": int}
         if (
             not isinstance(checkpoint, dict)
@@ -58,39 +60,3 @@ def load_checkpoint(path) -> dict:
     if not isinstance(people, list) or not all(isinstance(person, str) for person in people):
         checkpoint.pop("people", None)
     return checkpoint
-
-
-def upgraded(checkpoint):
-    """A checkpoint of version 2 as one of version 3: of one scale, and of 19 found entries."""
-    if not isinstance(checkpoint, dict) or checkpoint.get("version") != 2:
-        return checkpoint
-    scale = checkpoint["scale"]
-    scale = (scale, scale) if isinstance(scale, int) else tuple(scale)
-    name = f"{scale[0]}" if scale[0] == scale[1] else f"{scale[0]}x{scale[1]}"
-    arch = {
-        k: v for k, v in checkpoint["arch"].items() if k in ("name", "channels", "blocks", "half")
-    }
-    told, spread = checkpoint["arch"].get("told"), checkpoint["arch"].get("spread")
-    arch |= {"estimator": True} if told else {}
-    arch |= {"error_head": True} if spread else {}
-    model = {}
-    for key, value in checkpoint["model"].items():
-        key = key.replace("tail.", f"tails.{name}.").replace(
-            "spread.last.", f"error_head.tails.{name}."
-        )
-        key = key.replace("spread.", "error_head.").replace("layers.6.", f"tails.{name}.")
-        key = key.replace("modulation.0.", "condition.").replace("modulation.2.", "gains.")
-        if key in (
-            "condition.weight",
-            "error_head.gain.weight",
-        ):  # (n, 20): no denoising, no neighbours
-            value = torch.cat((value[:, :19], value[:, :1] * 0, value[:, 19:], value[:, :5] * 0), 1)
-        if key.startswith("estimator.decide.2."):  # 19 entries; one more, and being sure
-            value = torch.cat((value, torch.zeros_like(value[:2])))
-            if value.ndim == 1:
-                value[-1] = 30
-        model[key] = value
-    if told:
-        model[f"of_scale.{name}"] = torch.zeros(32)
-        model["estimator.safest"] = torch.zeros(20)
-    return checkpoint | {"arch": arch, "scales": [list(scale)], "model": model, "version": 3}

@@ -7,12 +7,13 @@ difference in a ball's middle slice is what a result makes of it.
 
 import numpy as np
 import torch
+from PIL import Image
 from scipy.ndimage import gaussian_filter, maximum_filter, minimum_filter
 
 import utils
 from evaluation.figures import content_window
 from evaluation.panels import DPI, Panel, draw_panels, save_sheet
-from evaluation.plots import NORMAL, SMALL, drawn_plot, new_figure
+from evaluation.plots import NORMAL, SMALL, new_figure
 from inference import Upscaler
 from study.common import (
     BICUBIC,
@@ -121,7 +122,8 @@ def curves(rows: dict):
         axis.grid(alpha=0.3)
     lines = axis.get_legend_handles_labels()
     figure.legend(*lines, loc="outside lower center", ncols=3, fontsize=SMALL)
-    return drawn_plot(figure)
+    figure.canvas.draw()
+    return Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy())
 
 
 def draw(path, rows: dict, example: dict) -> None:

@@ -1,6 +1,8 @@
 """Data that the tests share, made from the slices of real people in data/."""
 
 import contextlib
+import os
+import random
 import signal
 import sys
 from pathlib import Path
@@ -26,6 +28,19 @@ def pytest_xdist_make_scheduler(config, log):
     from xdist.scheduler import LoadFileScheduling
 
     return LoadFileScheduling(config, log)
+
+
+def pytest_collection_modifyitems(items):
+    """TEST_ORDER=7 shuffles the files, and the tests of each: no test may depend on another."""
+    seed = os.environ.get("TEST_ORDER")
+    if not seed:
+        return
+    files = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    rng = random.Random(seed)
+    order = rng.sample(sorted(files), len(files))
+    items[:] = [item for file in order for item in rng.sample(files[file], len(files[file]))]
 
 
 @pytest.fixture(autouse=True)

@@ -154,3 +154,48 @@ def test_a_small_file_cannot_fill_the_memory(tmp_path):
     torch.save({**GOOD, "arch": arch, "model": model}, path)
     assert path.stat().st_size < 2**20
     assert "too large" in refused(path)
+
+
+def as_version_2(checkpoint: dict) -> dict:
+    """A checkpoint for one scale as versions before 0.5.0 wrote it."""
+    old = {}
+    for name, value in checkpoint["model"].items():
+        if name.startswith(("of_scale.", "estimator.safest")):
+            continue
+        for before, after in (
+            ("error_head.tails.4x1.", "spread.last."),
+            ("error_head.", "spread."),
+            ("tails.4x1.", "tail."),
+            ("condition.", "modulation.0."),
+            ("gains.", "modulation.2."),
+        ):
+            name = name.replace(before, after) if name.startswith(before) else name
+        if name in ("modulation.0.weight", "spread.gain.weight"):
+            value = torch.cat((value[:, :19], value[:, 20:21]), 1)  # without DENOISED, neighbours
+        old[name] = value[:19] if name.startswith("estimator.decide.2.") else value
+    arch = checkpoint["arch"].items()
+    arch = {k: v for k, v in arch if k in ("name", "channels", "blocks", "half")}
+    arch |= {"told": True, "spread": True}
+    return {**checkpoint, "arch": arch, "scale": [4, 1], "model": old, "version": 2}
+
+
+def test_weights_of_version_0_4_0_give_what_they_gave(tmp_path):
+    arch = {"name": "deep", "channels": 4, "blocks": 2, "half": 1, "estimator": True}
+    arch |= {"error_head": True}
+    network = random_network(arch, (4, 1))
+    with torch.no_grad():
+        network.of_scale["4x1"].zero_()
+        network.estimator.safest.zero_()
+        network.estimator.decide[2].weight[-2:] = 0
+        network.estimator.decide[2].bias[-2:] = torch.tensor((0.0, 30.0))
+        for linear in (network.condition, network.error_head.gain):
+            linear.weight[:, 19] = 0
+            linear.weight[:, 21:] = 0
+    torch.save(as_version_2(checkpoint_of(network, arch)), tmp_path / "old.pt")
+    read = modules.load_network(load_checkpoint(tmp_path / "old.pt"))
+    lr = torch.rand(2, 1, 12, 10)
+    with torch.inference_mode():
+        assert torch.equal(read(lr, error_map=True), network(lr, error_map=True))
+    torch.save({"version": 2, "arch": {}, "model": {}}, tmp_path / "bad.pt")
+    with pytest.raises(DataError, match="not a checkpoint"):
+        load_checkpoint(tmp_path / "bad.pt")

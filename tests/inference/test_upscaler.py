@@ -88,7 +88,7 @@ def test_what_is_no_part_of_a_scan_changes_nothing_far_from_it(tmp_path, weights
 
     clean, white = enlarge(head), 4 * 255
     for outlier, (x, y, near) in itertools.product(
-        (-1000, -32768, 1e6, 10 * white), ((20, 30, edge), (5, 6, 2))
+        (-1000, -32768, 1e6, 10 * white), ((20, 30, edge), (5, 6, 1))
     ):  # on black, where it is shown as black, nothing but the interpolation is left
         data, far = head.copy(), np.ones(clean.shape, bool)
         data[x, y, 3] = outlier
