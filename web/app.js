@@ -193,6 +193,6 @@ for (const [kind, over] of [['dragover', true], ['dragleave', false], ['drop', f
 }
 window.addEventListener('beforeunload', event => { if (busy) event.preventDefault() })
 if (touch) $('hint').textContent = 'Drag over the picture for the line; the sliders are for other slices, too.'
-if (phone) $('device').textContent = ' On a phone: pictures, and scans of up to about 10 million voxels of result; a computer can do more.'
+if (phone) $('device').textContent = ' A phone can do pictures, and scans whose result has up to about 30 million voxels; keep the page open meanwhile.'
 const viewer = new Viewer(view => engine.postMessage({ view }))
 start().catch(error => fail(error.message))

@@ -69,7 +69,7 @@ function search(sorted, value, right) {
 }
 
 /** The percentile of sorted values, linear in between. */
-export function percentile(sorted, percent) {
+function percentile(sorted, percent) {
   const place = (percent / 100) * (sorted.length - 1), i = Math.floor(place), part = place - i
   const a = sorted[i], b = sorted[Math.min(i + 1, sorted.length - 1)]
   return part >= 0.5 ? b - (b - a) * (1 - part) : a + (b - a) * part

@@ -37,7 +37,7 @@ export async function firstBytes(file, count = 352) {
 }
 
 /** A file (Blob) as a stream, through gzip if it is gzipped. */
-export async function unpacked(file) {
+async function unpacked(file) {
   const [a, b] = new Uint8Array(await file.slice(0, 2).arrayBuffer())
   return a === 0x1f && b === 0x8b ? file.stream().pipeThrough(new DecompressionStream('gzip')) : file.stream()
 }

@@ -2,7 +2,7 @@
 import { DataError, PLANES } from './scan.js'
 
 const FINE = 0.75 // mm: by themselves pixels become no finer than this
-export const FINEST = 0.5 // mm: about the finest truth that results were compared with
+const FINEST = 0.5 // mm: about the finest truth that results were compared with
 const THICK = 1.02 // slices count as n times as thick as their pixels from n / 1.02 on
 
 /**

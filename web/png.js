@@ -88,7 +88,7 @@ function checkPixels(width, height) {
 }
 
 /** All bytes that a stream makes of these parts. */
-export async function throughStream(parts, stream) {
+async function throughStream(parts, stream) {
   return new Uint8Array(await new Response(new Blob(parts).stream().pipeThrough(stream)).arrayBuffer())
 }
 

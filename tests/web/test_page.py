@@ -389,6 +389,10 @@ def test_several_files_are_done_in_turn_and_what_came_of_each_stays(page, tmp_pa
     page.set_input_files("#file", [tmp_path / name for name in names])
     page.wait_for_selector("#save-result:not(.waiting):text('three_x2.png')")
     assert page.is_visible("#results li:text('empty.png: It is empty.')")
+    files = "all = new DataTransfer(); all.items.add(new File(['x'], 'dropped.txt')); all"
+    page.dispatch_event("#drop", "drop", {"dataTransfer": page.evaluate_handle(files)})
+    page.wait_for_selector("#name:text('dropped.txt')")
+    wait(page)
     for name in ("two_x2.png", "one_x2.png"):
         with page.expect_download() as found:
             page.click(f"#results a:text('{name}')")
