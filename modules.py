@@ -457,7 +457,8 @@ def with_neighbours(found: torch.Tensor, present=None, distance=0.0) -> torch.Te
     """Descriptions (N, FOUND) with what is known of the neighbours of each slice: (N, ENTRIES).
 
     present (N, 4): 1 where the second and the first neighbour before and those after are there;
-    None: none is. distance of slices in LR pixels, a number or (N, 1); 0: unknown, as of pictures.
+    None: none is. distance of slices in LR pixels, a number or (N, 1); 0: unknown. Of a slice that
+    has no neighbours it says nothing.
     """
     full = found.new_zeros(
         len(found) if present is None else max(len(found), len(present)), ENTRIES
@@ -467,7 +468,8 @@ def with_neighbours(found: torch.Tensor, present=None, distance=0.0) -> torch.Te
         full[:, PRESENT] = present
         apart = torch.as_tensor(distance, dtype=full.dtype, device=full.device)
         known = torch.log2(apart.clamp(min=0.05)) / 3
-        full[:, DISTANCE : DISTANCE + 1] = torch.where(apart > 0, known, 0)
+        said = (apart > 0) & present.bool().any(1, keepdim=True)
+        full[:, DISTANCE : DISTANCE + 1] = torch.where(said, known, 0)
     return full
 
 

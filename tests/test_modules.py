@@ -237,3 +237,11 @@ def test_scaled_activations_have_the_slopes_of_their_parts(order):
     wanted = torch.nn.functional.leaky_relu(features * gain, 0.1)
     torch.testing.assert_close(scaled(*inputs), wanted)
     assert torch.autograd.gradcheck(scaled, inputs)
+
+
+def test_a_slice_without_neighbours_is_described_alike_in_a_scan_and_as_a_picture():
+    found = torch.rand(2, FOUND)
+    present = torch.tensor([[0, 0, 0, 0], [0, 1, 1, 0.0]])
+    in_scan = modules.with_neighbours(found, present, 0.3)
+    picture = modules.with_neighbours(found)
+    assert torch.equal(in_scan[0], picture[0]) and not torch.equal(in_scan[1], picture[1])
