@@ -22,7 +22,8 @@ def steps(args) -> dict[str, list[str]]:
     if util.find_spec("dipy"):
         found |= {"thick": ["tissue", "--thick"], "tissue": ["tissue"]}
     for way in ("bicubic", "kspace", "rician-2"):
-        found[f"rivals, {way}"] = ["rivals", "--degradation", way]
+        slow = ["--without", "DAT-light", "Real-ESRGAN"] * (way != "bicubic")
+        found[f"rivals, {way}"] = ["rivals", "--degradation", way, *slow]
     for name in ("spots", "invented", "worst", "fourier"):
         found[name] = [name]
     for words in found.values():

