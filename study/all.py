@@ -29,7 +29,7 @@ def steps(args) -> dict[str, list[str]]:
     for words in found.values():
         words += ["--pictures", str(args.pictures), "--data", str(args.data)]
     if args.lesions:
-        found["lesions"] = ["lesions", "--data", str(args.lesions)]
+        found = {"lesions": ["lesions", "--data", str(args.lesions)], **found}
     for words in found.values():
         words += ["--weights", str(args.weights), "--out", str(args.out), "--seed", str(args.seed)]
         words += ["--slices", str(args.slices)] * (args.slices is not None)

@@ -112,8 +112,10 @@ def rivals(r: dict) -> str:
     for name, v in r.items():
         if isinstance(v, dict):
             cells = [text(v["psnr"]), text(v["psnr_brain"]), f"{v['gain']:+.2f}"]
-            rows.append([name, *cells, f"{1000 * v['seconds']:.1f}", f"{v['times_ours']:.2g}"])
-    head = ["", "PSNR (dB)", "in brain (dB)", "gain (dB)", "ms a slice", "time / ours"]
+            cells += [text(v["fitted"]), text(v["again"], 1), f"{1000 * v['seconds']:.1f}"]
+            rows.append([name, *cells, f"{v['times_ours']:.2g}"])
+    head = ["", "PSNR (dB)", "in brain (dB)", "gain (dB)", "fitted (dB)", "shrunk again (dB)",
+            "ms a slice", "time / ours"]  # fmt: skip
     return f"LR by `{r['degradation']}`:\n\n{table(head, rows)}\n\n{source(r)}"
 
 
