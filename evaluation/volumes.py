@@ -64,4 +64,5 @@ def thick_scan(thick: np.ndarray, sizes, factor: int) -> Scan:
 
     affine = np.diag([*sizes[:2], sizes[2] * factor, 1.0])
     affine[2, 3] = (factor - 1) / 2 * sizes[2]
-    return Scan("thick", thick, affine=affine, header=nib.Nifti1Header(), levels=(0.0, 1.0))
+    header = nib.Nifti1Image(thick, affine).header
+    return Scan("thick", thick, affine=affine, header=header, levels=(0.0, 1.0))
