@@ -142,7 +142,7 @@ def cost_figure(path, table: dict) -> None:
             labels.append((shortened(run_name(name), 40), (row["mmac"], mean), dot.get_color()))
         else:
             axes.axhline(mean, color="gray", ls="--", lw=1)
-            labels.append((name, (None, mean), "gray"))
+            labels.append((f"{name}, no network", (None, mean), "gray"))
     axes.set_xscale("log")
     axes.set_xlabel("million multiply-accumulates for a 60x64 slice")
     axes.set_ylabel("PSNR (dB), mean over subjects")
