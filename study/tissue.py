@@ -73,12 +73,18 @@ def compare(shown: dict, millilitres: float, args) -> dict:
     return found
 
 
+def made_thick(person: Person) -> tuple:
+    """A person's volume (right, front, up), it with thick slices, and its voxel sizes in mm."""
+    count = len(person.hr) // THICK * THICK
+    volume = person.hr[:count, 0].numpy()[::-1, ::-1].transpose(2, 1, 0)
+    thick = volumes.make_thick(volume, "slab-1", THICK)
+    return volume, thick, (person.mm[1], person.mm[1], person.mm[0])
+
+
 def made_thick_and_thin(upscaler, person: Person) -> dict[str, np.ndarray]:
     """Truth, cubic interpolation and result of a person's slices made thick, those looked at."""
-    count = len(person.hr) // THICK * THICK
-    volume = person.hr[:count, 0].numpy()[::-1, ::-1].transpose(2, 1, 0)  # right, front, up
-    thick = volumes.make_thick(volume, "slab-1", THICK)
-    sizes = (person.mm[1], person.mm[1], person.mm[0])
+    volume, thick, sizes = made_thick(person)
+    count = volume.shape[2]
     found = {
         TRUTH: volume,
         CUBIC: volumes.interpolate(thick, THICK, 3),

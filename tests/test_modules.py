@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from conftest import checkpoint_of, random_network
 
 import modules
-from degradation import describe_degradation
+from degradation import FOUND, describe_degradation
 from modules import with_neighbours
 from utils import DataError
 
@@ -242,6 +242,6 @@ def test_scaled_activations_have_the_slopes_of_their_parts(order):
 def test_a_slice_without_neighbours_is_described_alike_in_a_scan_and_as_a_picture():
     found = torch.rand(2, FOUND)
     present = torch.tensor([[0, 0, 0, 0], [0, 1, 1, 0.0]])
-    in_scan = modules.with_neighbours(found, present, 0.3)
-    picture = modules.with_neighbours(found)
+    in_scan = with_neighbours(found, present, 0.3)
+    picture = with_neighbours(found)
     assert torch.equal(in_scan[0], picture[0]) and not torch.equal(in_scan[1], picture[1])

@@ -7,11 +7,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from degradation import degrade
+from evaluation import panels
+from inference import Upscaler
 from modules import Interpolation
-from study import common, filters, fourier, given_back, invented, spots
+from study import common, filters, fourier, given_back, invented, spots, tissue
 
 
 @pytest.fixture(scope="session")
@@ -80,6 +83,37 @@ def test_thin_slices_are_compared_with_the_thick_one_they_lie_in():
     assert given_back.agreement(thick, np.roll(thin, 1, axis=2))["rms"] > 0.1
 
 
+def test_slices_made_thick_and_thin_lie_where_they_lay(bicubic, two_people):
+    args = common.parser("").parse_args(["--data", str(two_people)])
+    person = common.people(args)[0]
+    shown = tissue.made_thick_and_thin(Upscaler(bicubic, "cpu", bf16=False), person)
+    count = len(person.hr) // 4 * 4
+    stack = person.hr[:count, 0].numpy()
+    thick = stack.reshape(count // 4, 4, *stack.shape[1:]).mean(1)
+    expected = torch.from_numpy(thick.transpose(1, 2, 0).copy())[None]
+    expected = F.interpolate(expected, scale_factor=(1, 4), mode="bicubic")[0].permute(2, 0, 1)
+    places = [place for place in person.places if place < count]
+    assert np.allclose(shown[common.TRUTH], stack[places])
+    assert np.allclose(shown[common.OURS], expected[places].clip(0, 1), atol=0.01)  # 8 bits
+
+
+def test_lesions_are_outlined_and_spots_ringed_where_they_are(tmp_path):
+    image = np.zeros((40, 40), np.float32)
+    lesion = np.zeros((80, 80), bool)
+    lesion[20:30, 50:60] = True
+    ringed = panels.Panel(image, outline=lesion, rings=((30, 10, 4, ""),))
+    sheet, ((place,),) = panels.draw_panels([[ringed]])
+    left, top, right, bottom = place
+    gold = (np.asarray(sheet) == panels.GOLD).all(-1)[top:bottom, left:right]
+    rows, columns = (edge / side for edge, side in zip(np.nonzero(gold), gold.shape))
+    upper = rows < 0.5
+    assert rows[upper].min() == pytest.approx(0.25, abs=0.01)
+    assert rows[upper].max() == pytest.approx(0.375, abs=0.01)
+    assert columns[upper].mean() == pytest.approx(0.6875, abs=0.01)
+    assert rows[~upper].mean() == pytest.approx(0.75, abs=0.01)
+    assert columns[~upper].max() == pytest.approx(0.35, abs=0.01)
+
+
 def test_filters_learn_more_than_interpolation(real_slices, tmp_path):
     for i, pixels in enumerate((real_slices[:, 0] * 255).byte().numpy()):
         Image.fromarray(pixels).save(tmp_path / f"{i}_100.png")
@@ -93,8 +127,6 @@ def test_filters_learn_more_than_interpolation(real_slices, tmp_path):
 
 def test_tissue_of_a_slice_with_three_values():
     pytest.importorskip("dipy")
-    from study import tissue
-
     truth = np.zeros((2, 40, 40), int)
     for k, edge in enumerate((2, 8, 14), 1):
         truth[:, edge:-edge, edge:-edge] = k
