@@ -173,7 +173,18 @@ def load_slices(args):
     """The slices to score."""
     options = {name: getattr(args, name) for name in dataset.DATA_OPTIONS}
     parts, _ = dataset.load_parts(**options, split=args.split != "all", seen=args.seen)
-    return parts[args.split or "test"]
+    split = args.split or "test"
+    if not len(parts[split]):
+        raise nobody(args, split)
+    return parts[split]
+
+
+def nobody(args, split: str) -> DataError:
+    others = ", ".join(name for name in ("val", "train", "all") if name != split)
+    return DataError(
+        f"{args.data or dataset.OWN_DATA}: has no subjects in {split}; --split {others}, or --data "
+        "another folder"
+    )
 
 
 def score_volumes(args, upscalers):
@@ -188,6 +199,8 @@ def score_volumes(args, upscalers):
             raise DataError(doubt)
         split = dataset.split_subjects(scans, args.seed, seen=args.seen)
         scans = [scan for scan in scans if split[scan.subject] == (args.split or "test")]
+        if not scans:
+            raise nobody(args, args.split or "test")
     scans = [s for s in scans if s.files or kind_of(s.path) in ("volume", "dicom")]
     if not scans:
         raise DataError(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -175,6 +176,14 @@ def test_the_split_is_the_one_of_training(adni, tiny, capsys, split, slices):
     evaluate.main([str(tiny), "--data", str(adni), "--split", split])
     line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith(f"{split}: "))
     assert f", {slices} slices" in line
+
+
+def test_a_data_set_without_test_people_is_said_to_have_none(adni, tiny, tmp_path, cli):
+    adni = Path(shutil.copytree(adni, tmp_path / "data"))
+    (adni / "test").rename(adni / "val")
+    status, _, error = cli(evaluate.main, tiny, "--data", adni)
+    assert status and "has no subjects in test; --split val" in error
+    assert cli(evaluate.main, tiny, "--data", adni, "--split", "val")[0] == 0
 
 
 @pytest.fixture
