@@ -48,4 +48,7 @@ def converted(checkpoint: dict) -> dict:
     if old.get("told"):
         model[f"of_scale.{scale_name(scale)}"] = torch.zeros(32)
         model["estimator.safest"] = torch.zeros(FOUND - 1)
-    return checkpoint | {"arch": arch, "scales": [list(scale)], "model": model, "version": 3}
+    new = dict(arch=arch, scales=[list(scale)], model=model, version=3)
+    if "calibration" in checkpoint:
+        new["calibration"] = {scale_name(scale): checkpoint["calibration"]}
+    return checkpoint | new

@@ -11,6 +11,7 @@ from conftest import checkpoint_of, random_network
 import modules
 from inference import checkpoints, tiling
 from inference.checkpoints import load_checkpoint
+from inference.error_map import calibration_of
 from utils import DataError
 
 ARCH = {"name": "deep", "channels": 8, "blocks": 2}
@@ -176,7 +177,9 @@ def as_version_2(checkpoint: dict) -> dict:
     arch = checkpoint["arch"].items()
     arch = {k: v for k, v in arch if k in ("name", "channels", "blocks", "half")}
     arch |= {"told": True, "spread": True}
-    return {**checkpoint, "arch": arch, "scale": [4, 1], "model": old, "version": 2}
+    calibration = {"edges": [-7.0, 0.0], "factors": [2.0, 2.0], "noisy": [2.0, 2.0]}
+    old = {"arch": arch, "scale": [4, 1], "model": old, "calibration": calibration, "version": 2}
+    return {**checkpoint, **old}
 
 
 def test_weights_of_version_0_4_0_give_what_they_gave(tmp_path):
@@ -192,7 +195,9 @@ def test_weights_of_version_0_4_0_give_what_they_gave(tmp_path):
             linear.weight[:, 19] = 0
             linear.weight[:, 21:] = 0
     torch.save(as_version_2(checkpoint_of(network, arch)), tmp_path / "old.pt")
-    read = modules.load_network(load_checkpoint(tmp_path / "old.pt"))
+    found = load_checkpoint(tmp_path / "old.pt")
+    assert calibration_of(found, "old.pt", (4, 1))["factors"] == [2.0, 2.0]
+    read = modules.load_network(found)
     lr = torch.rand(2, 1, 12, 10)
     with torch.inference_mode():
         assert torch.equal(read(lr, error_map=True), network(lr, error_map=True))

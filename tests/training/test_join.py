@@ -10,7 +10,7 @@ from inference.checkpoints import load_checkpoint, save_checkpoint
 from training.join import joined
 from utils import DataError, UsageError
 
-SMALL = {"channels": 4, "blocks": 2, "half": 1, "estimator": True}
+SMALL = {"channels": 4, "blocks": 2, "half": 1, "estimator": True, "error_head": True}
 
 
 @pytest.fixture
@@ -35,6 +35,16 @@ def test_each_scale_is_enlarged_as_by_its_own_network(parts, scale, which, dista
         torch.from_numpy(slices)[:, None], found.shape[1:], mode="bicubic"
     )
     assert np.abs(found - plain[:, 0].numpy()).max() > 0.01
+
+
+def test_expected_errors_are_those_of_its_own_network(parts):
+    slices = np.random.default_rng(0).random((2, 12, 14), np.float32)
+    for scale, which in (("2", 0), ("3x1", 1)):
+        found, wanted = (
+            Upscaler(path, "cpu", bf16=False, error_map=True)(slices, scale, 1.5)
+            for path in (parts[2], parts[which])
+        )
+        assert np.array_equal(found[1], wanted[1]) and found[1].max() > found[1].min()
 
 
 def test_a_scale_is_in_one_of_them(parts):
