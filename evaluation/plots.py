@@ -24,13 +24,13 @@ def save_figure(figure, path) -> None:
 
 
 def smoothed(values) -> np.ndarray:
-    """A centred mean over 4 % of a curve, of less at both ends, where it would not be centred: the
-    curve keeps its length, and starts and ends where the values do."""
+    """A centred mean over 4 % of a curve. It starts where the values do; at the end it is the mean
+    of what came before, not of the last value alone."""
     values = np.asarray(values, dtype=float)
     i = np.arange(len(values))
-    width = np.minimum(max(1, len(values) // 50), np.minimum(i, i[::-1]))
+    width = np.minimum(max(1, len(values) // 50), i)
     sums = np.concatenate(([0.0], np.cumsum(values)))
-    low, high = i - width, i + width + 1
+    low, high = i - width, np.minimum(i + width + 1, len(values))
     return (sums[high] - sums[low]) / (high - low)
 
 

@@ -143,3 +143,11 @@ def test_a_panel_shows_its_window_and_no_other_pixels():
     wanted = image[2:6, 4:8] * 255
     assert np.abs(shown[np.ix_(rows, columns)] - wanted).max() <= 0.5
     assert np.abs(np.unique(shown) - np.unique(wanted)).max() <= 0.5
+
+
+def test_the_smoothed_curve_starts_where_the_values_do_and_ends_as_a_mean():
+    values = np.linspace(2, 1, 200)
+    values[-1] = 9
+    found = plots.smoothed(values)
+    assert found[0] == 2 and found[-1] < 3 and len(found) == 200
+    assert found[100] == pytest.approx(values[96:105].mean())
