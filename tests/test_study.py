@@ -8,13 +8,25 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import save_weights
 from PIL import Image
 
 from degradation import degrade
 from evaluation import panels
 from inference import Upscaler
 from modules import Interpolation
-from study import common, filters, fourier, given_back, invented, spots, tissue
+from study import (
+    common,
+    coverage,
+    filters,
+    fourier,
+    given_back,
+    invented,
+    lesions,
+    page,
+    spots,
+    tissue,
+)
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +50,31 @@ def test_scripts_write_numbers_and_a_figure(cli, tiny, two_people, tmp_path, nam
     assert (result["people"], result["slices"]) == (2, 4)
     assert result["command"].startswith(f"python -m study.{name}")
     assert Image.open(tmp_path / f"trust-{name}.png").width > 300
+
+
+def test_the_error_map_is_measured_and_lesions_are_counted(cli, two_people, tmp_path):
+    weights = save_weights(tmp_path / "a.pt", error_head=True, tail=0.002)
+    options = ("--weights", weights, "--slices", 2, "--out", tmp_path, "--pictures", tmp_path)
+    status, _, error = cli(coverage.main, *options, "--data", two_people)
+    assert status == 0, error
+    shares = json.loads((tmp_path / "coverage.json").read_text())["cases"]["bicubic"]
+    assert 0 < shares["brain"]["mean"] <= 1 and shares["head, whole"]["mean"] >= 1
+    scan = nib.load(two_people / "sub-1_T1w.nii.gz")
+    values = np.asarray(scan.dataobj)
+    mask = np.zeros(values.shape, np.uint8)
+    mask[40:44, 40:44, 3:6] = 1
+    for name, volume in (("T1", values), ("FLAIR", np.where(mask, 255, values // 2))):
+        path = tmp_path / f"p1_{name}.nii.gz"
+        nib.save(nib.Nifti1Image(volume.astype(np.uint8), scan.affine), path)
+    nib.save(nib.Nifti1Image(mask, scan.affine), tmp_path / "p1_lesions.nii.gz")
+    status, _, error = cli(lesions.main, *options, "--data", tmp_path)
+    assert status == 0, error
+    found = json.loads((tmp_path / "lesions.json").read_text())["FLAIR"]["all"]
+    assert found["lesions"] == 1 and 0 < found[common.OURS]["contrast"]["mean"] < 1
+    status, _, error = cli(page.main, "--results", tmp_path, "--page", tmp_path / "page.md")
+    assert status == 0, error
+    text = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert "FLAIR, all | this network" in text and "(not measured here)" in text
 
 
 def test_ring_correlation_is_one_for_the_truth_and_falls_where_it_is_another():
