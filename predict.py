@@ -178,12 +178,13 @@ class Task:
     def __init__(self, job, options: dict, upscaler):
         from inference.sidecar import made_from
 
-        self.job, self.warnings, self.scan, self.plan = job, [], None, None
+        self.job, self.warnings, self.scan, self.plan, self.labels = job, [], None, None, None
         self.made = made_from(job, upscaler, options)
 
 
 def open_input(task: Task, upscaler, args) -> Task:
-    """Read an input and decide what it becomes. Raises DataError."""
+    """Read an input and decide what it becomes. Raises DataError, also for what would only fail
+    when the work is done: where results go, and labels that do not fit."""
     import scans
     from inference.plan import Plan, plan_of
 
@@ -209,10 +210,13 @@ def open_input(task: Task, upscaler, args) -> Task:
     label = ("simulated_" if args.simulate else "") + task.plan.label
     task.job = job.beside_others(label, args.overwrite)
     task.label = label
+    if args.labels:
+        task.labels = read_labels(args.labels, task.scan)
+    task.job.make_folder()
     return task
 
 
-def write_result(task: Task, upscaler, new, errors, figure, labels=None) -> tuple:
+def write_result(task: Task, upscaler, new, errors, figure) -> tuple:
     """Write an enlarged scan, its error map, figure, label map and record: (files, record)."""
     import scans
     from evaluation.before_after import draw
@@ -221,7 +225,6 @@ def write_result(task: Task, upscaler, new, errors, figure, labels=None) -> tupl
     job, label = task.job, task.label
     with collected_warnings(task.warnings):
         tell(task, new.about)
-        job.make_folder()
         if job.dataset:
             write_description(job.output, job.dataset)
         paths = []
@@ -229,8 +232,8 @@ def write_result(task: Task, upscaler, new, errors, figure, labels=None) -> tupl
             draw(job.file(label, "_figure.png"), task.scan, new, task.plan, errors)
             paths.append(job.file(label, "_figure.png"))
         results = [scans.write(new, job.file(label, ""))]
-        if labels:
-            results.append(write_labels(labels, task, new))
+        if task.labels:
+            results.append(write_labels(task, new))
         if errors is not None:
             results.append(scans.write(errors, job.file(label + ERROR, "")))
     about = record(job, upscaler, task.scan, new, errors, task.made, task.warnings)
@@ -242,24 +245,34 @@ def write_result(task: Task, upscaler, new, errors, figure, labels=None) -> tupl
     return paths, about
 
 
-def write_labels(path, task: Task, new) -> Path:
+def read_labels(path, scan):
+    """The label map of a scan. Raises DataError if it has another grid than the scan."""
+    import numpy as np
+
+    import scans
+
+    labels = scans.read(path, force=True)
+    same = not labels.is_picture and labels.stored.shape[:3] == scan.stored.shape[:3]
+    if not same or not np.allclose(labels.affine, scan.affine, atol=0.01):
+        raise DataError(f"{path}: lies on another grid than {scan.path}")
+    return labels
+
+
+def write_labels(task: Task, new) -> Path:
     """Bring the label map of a scan onto the grid of its result: each voxel gets the label of the
-    one it lies in. Raises DataError if it has another grid than the scan."""
+    one it lies in."""
     import numpy as np
 
     import scans
     from scans.files import stem
 
-    old, labels = task.scan, scans.read(path, force=True)
-    same = not labels.is_picture and labels.stored.shape[:3] == old.stored.shape[:3]
-    if not same or not np.allclose(labels.affine, old.affine, atol=0.01):
-        raise DataError(f"{path}: lies on another grid than {old.path}")
+    labels = task.labels
     nearest = [
         np.minimum((np.arange(m) + 0.5) * n // m, n - 1).astype(int)
-        for n, m in zip(old.stored.shape, new.stored.shape[:3])
+        for n, m in zip(labels.stored.shape, new.stored.shape[:3])
     ]
     enlarged = labels.resampled(labels.stored[np.ix_(*nearest)])
-    return scans.write(enlarged, task.job.folder / f"{stem(path)}_{task.label}")
+    return scans.write(enlarged, task.job.folder / f"{stem(labels.path)}_{task.label}")
 
 
 def tell(task: Task, about: dict) -> None:
@@ -288,7 +301,7 @@ def enlarge_scan(task: Task, upscaler, args, figure: bool) -> tuple[list[Path], 
         with collected_warnings(task.warnings):
             found = upscaler.follow(task.plan, scan, task.job.source.name)
         new, errors = found if upscaler.calibrations else (found, None)
-        return write_result(task, upscaler, new, errors, figure, args.labels)
+        return write_result(task, upscaler, new, errors, figure)
     except MemoryError:
         raise too_large(task) from None
 
@@ -324,7 +337,6 @@ def simulate(task: Task, upscaler, args, figure: bool) -> tuple[list[Path], dict
         task.plan.words = f"shrunk by {task.plan.scale} ({found.degradation}) and upscaled"
         found.about["Plan"] = task.plan.words
         tell(task, found.about)
-        job.make_folder()
         if job.dataset:
             write_description(job.output, job.dataset)
         paths = []
