@@ -68,13 +68,25 @@ def plan_of(scan: Scan, scales, *, scale=None, through_plane=None, voxel_size=No
     fine = pixel / factor
     through = max([1, *(n for n in across if n <= THICK * distance / fine)])
     if factor == through == 1:
-        raise DataError(
-            f"{scan.path}: {voxels}: nothing to gain, it is as fine as anything that was measured "
-            f"(--scale 2 would make {pixel / 2:.2g} mm of them, a guess)"
-        )
+        coarse = (pixel / 2 >= FINE and smaller / 2 >= FINEST) or THICK * distance >= 2 * pixel
+        raise DataError(f"{scan.path}: {voxels}: {nothing_done(inside, across, pixel, coarse)}")
     done = [f"pixels become {fine:.3g} mm"] * (factor > 1)
     done += [f"{through} slices of each, {distance / through:.3g} mm apart"] * (through > 1)
     return Plan(plane, factor, through, 0.0, f"{voxels}: {'; '.join(done)}")
+
+
+def nothing_done(inside: list[int], across: list[int], pixel: float, coarse: bool) -> str:
+    """Why a scan stays as it is. coarse: other weights would make something of it."""
+    if coarse:
+        known = [f"pixels {listed(inside)} times as fine"] * bool(inside)
+        known += [f"{listed(across)} slices of each"] * bool(across)
+        words = f"these weights make {', and '.join(known)}, which is too much for it"
+        return words + f" (--scale {inside[0]} does it all the same)" * bool(inside)
+    words = "nothing to gain, it is as fine as anything that was measured"
+    if not inside:
+        return words
+    fine = pixel / inside[0]
+    return words + f" (--scale {inside[0]} would make {fine:.2g} mm of them, a guess)"
 
 
 def plan_of_picture(scan, inside, scale, through_plane, voxel_size, plane) -> Plan:

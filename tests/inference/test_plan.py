@@ -48,6 +48,14 @@ def test_where_nothing_is_to_be_gained_it_is_said():
             plan_of(scan_of(sizes), EVERY_SCALE)
     with pytest.raises(DataError, match="hardly thicker"):
         plan_of(scan_of((1, 1, 1)), EVERY_SCALE, through_plane=0)
+    for weights, words in (
+        (((4, 4),), r"pixels 4 times as fine, .* too much for it \(--scale 4"),
+        (((6, 1),), "6 slices of each, which is too much for it$"),
+    ):
+        with pytest.raises(DataError, match=words):  # a lack of these weights, not of the scan
+            plan_of(scan_of((2, 2, 5)), weights)
+    with pytest.raises(DataError, match=r"nothing to gain.*\(--scale 4 would make 0.25 mm"):
+        plan_of(scan_of((1, 1, 1)), ((4, 4),))
 
 
 @pytest.mark.parametrize(
