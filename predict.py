@@ -220,13 +220,15 @@ def write_result(task: Task, upscaler, new, errors, figure) -> tuple:
     """Write an enlarged scan, its error map, figure, label map and record: (files, record)."""
     import scans
     from evaluation.before_after import draw
-    from inference.sidecar import ERROR, record, write_description
+    from inference.sidecar import ERROR, record, source_of, write_description
 
     job, label = task.job, task.label
     with collected_warnings(task.warnings):
         tell(task, new.about)
         if job.dataset:
             write_description(job.output, job.dataset)
+        # First, without results: what a kill leaves is known as ours, and as unfinished.
+        write_json(job.file(label, ".json"), {**task.made, "Sources": [source_of(job)]})
         paths = []
         if figure:
             draw(job.file(label, "_figure.png"), task.scan, new, task.plan, errors)
@@ -329,7 +331,7 @@ def too_large(task: Task) -> DataError:
 def simulate(task: Task, upscaler, args, figure: bool) -> tuple[list[Path], dict]:
     """Shrink the slices of an input, upscale them, score them one by one: (files, record)."""
     from evaluation.simulation import draw_simulation, score_stack, write_scores
-    from inference.sidecar import record, write_description
+    from inference.sidecar import record, source_of, write_description
 
     job, scan, label = task.job, task.scan, task.label
     with collected_warnings(task.warnings):
@@ -339,6 +341,7 @@ def simulate(task: Task, upscaler, args, figure: bool) -> tuple[list[Path], dict
         tell(task, found.about)
         if job.dataset:
             write_description(job.output, job.dataset)
+        write_json(job.file(label, ".json"), {**task.made, "Sources": [source_of(job)]})
         paths = []
         if figure:
             paths.append(draw_simulation(job.file(label, "_figure.png"), scan, found))

@@ -53,6 +53,8 @@ def plan_of(scan: Scan, scales, *, scale=None, through_plane=None, voxel_size=No
     if voxel_size is not None:
         return plan_of_size(scan, plane, inside, across, voxel_size, voxels)
     if scale is not None:
+        if not inside:
+            raise UsageError("--scale: these weights make slices of thick ones; pixels need others")
         if scale not in inside:
             raise UsageError(f"--scale {scale}: these weights enlarge by {listed(inside)}")
         words = f"{voxels}: pixels become {pixel / scale:.3g} mm, as asked"
@@ -78,15 +80,14 @@ def plan_of(scan: Scan, scales, *, scale=None, through_plane=None, voxel_size=No
 def nothing_done(inside: list[int], across: list[int], pixel: float, coarse: bool) -> str:
     """Why a scan stays as it is. coarse: other weights would make something of it."""
     if coarse:
-        known = [f"pixels {listed(inside)} times as fine"] * bool(inside)
-        known += [f"{listed(across)} slices of each"] * bool(across)
+        known = [f"pixels {listed(inside)} times as fine"] if inside else []
+        known += [f"{listed(across)} slices of each"] if across else []
         words = f"these weights make {', and '.join(known)}, which is too much for it"
-        return words + f" (--scale {inside[0]} does it all the same)" * bool(inside)
-    words = "nothing to gain, it is as fine as anything that was measured"
-    if not inside:
-        return words
-    fine = pixel / inside[0]
-    return words + f" (--scale {inside[0]} would make {fine:.2g} mm of them, a guess)"
+        end = "does it all the same"
+    else:
+        words = "nothing to gain, it is as fine as anything that was measured"
+        end = f"would make {pixel / min(inside, default=1):.2g} mm of them, a guess"
+    return words + (f" (--scale {inside[0]} {end})" if inside else "")
 
 
 def plan_of_picture(scan, inside, scale, through_plane, voxel_size, plane) -> Plan:

@@ -92,6 +92,25 @@ def test_a_folder_of_results_is_neither_done_again_nor_taken_as_input(tmp_path, 
     assert (tmp_path / "d/a_x4.png").read_bytes() == b"mark"
 
 
+def test_what_a_kill_left_is_done_again_and_is_no_input(tmp_path, run, monkeypatch):
+    """Killed between a result and its record, as by a job's time limit."""
+    save_volume(tmp_path / "d/a.nii.gz", blob((8, 8, 3)), (4, 4, 4))
+    real = predict.write_json
+
+    def killed(path, about):
+        if about.get("Results"):
+            raise KeyboardInterrupt
+        return real(path, about)
+
+    monkeypatch.setattr(predict, "write_json", killed)
+    assert run(tmp_path / "d", "--scale", 2)[0] == 130
+    monkeypatch.undo()
+    assert names(tmp_path / "d") == {"a.nii.gz", "a_x2.nii.gz"}
+    status, said, _ = run(tmp_path / "d", "--scale", 2)
+    assert status == 0 and "1 upscaled" in said and "finished before" not in said
+    assert names(tmp_path / "d") == {"a.nii.gz", "a_x2.nii.gz"}
+
+
 def test_files_of_others_are_no_results_and_stay(tmp_path, run):
     """A picture that is only called like a result, a scan beside the record of another program."""
     mine = picture(tmp_path / "d/slice.png")

@@ -89,6 +89,7 @@ def test_what_is_asked_for_is_done_and_doubts_are_said():
         ("0.5 to 10 mm", EVERY_SCALE, {"voxel_size": 0.3}),
         ("enlarge by 2 or 4", ((4, 4), (2, 2)), {"scale": 3}),
         ("not made for it", ((4, 4),), {"through_plane": 0}),
+        ("pixels need others", ((4, 1),), {"scale": 2}),
     ):
         with pytest.raises(UsageError, match=words):
             plan_of(fine, weights, **options)
