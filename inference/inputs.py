@@ -99,6 +99,8 @@ def find_jobs(paths, output=None, series: str | None = None, force: bool = False
     paths: files, folders, or patterns of these. series: the DICOM series to take. force: what is
     left out otherwise (masks, fMRI ...), too.
     """
+    if "" in map(str, (output, *paths)):  # else all that is in this folder would be taken
+        raise UsageError("a path is empty; a variable that is not set gives that")
     output = Path(output) if output else None
     if output and output.exists() and not output.is_dir():
         raise UsageError(f"--output {output}: is a file; name a folder")

@@ -68,7 +68,8 @@ def plan_of(scan: Scan, scales, *, scale=None, through_plane=None, voxel_size=No
     smaller = thickness(scan, plane, smaller=True)[1]
     factor = max([1, *(s for s in inside if pixel / s >= FINE and smaller / s >= FINEST)])
     fine = pixel / factor
-    through = max([1, *(n for n in across if n <= THICK * distance / fine)])
+    single = scan.stored.shape[scan.axes.index(PLANES.index(plane))] == 1
+    through = max([1, *(n for n in across if n <= THICK * distance / fine and not single)])
     if factor == through == 1:
         coarse = (pixel / 2 >= FINE and smaller / 2 >= FINEST) or THICK * distance >= 2 * pixel
         raise DataError(f"{scan.path}: {voxels}: {nothing_done(inside, across, pixel, coarse)}")

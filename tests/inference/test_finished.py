@@ -285,6 +285,16 @@ def test_patterns_are_expanded_as_not_every_shell_does_it(tmp_path, monkeypatch)
     assert not job.batch and find_jobs(["."])[0][0].batch
 
 
+def test_an_empty_path_is_no_folder(tmp_path, run, monkeypatch):
+    """What a variable that is not set gives: not all that is here, nor results beside the input."""
+    monkeypatch.chdir(tmp_path)
+    mine = picture(tmp_path / "a.png")
+    for words in (("",), (mine, "--output", "")):
+        status, _, errors = run(*words)
+        assert status == 2 and "a path is empty" in errors
+    assert names(tmp_path) == {"a.png"}
+
+
 def test_a_missing_or_bad_input_does_not_stop_the_others(tmp_path, run):
     a, b, c = (picture(tmp_path / f"{n}.png") for n in "abc")
     picture(tmp_path / "d/e.png")

@@ -72,6 +72,12 @@ def test_the_plane_is_that_of_the_finest_voxels(order, sizes, shape, plane):
     assert plan_of(scan_of(sizes, shape, order), EVERY_SCALE, scale=2).plane == plane
 
 
+def test_of_a_single_slice_nobody_knows_what_lies_between():
+    plan = plan_of(scan_of((2, 2, 5), (6, 6, 1)), EVERY_SCALE)
+    assert (plan.scale, plan.through) == (2, 1)
+    assert plan_of(scan_of((2, 5, 2), (6, 1, 6), (0, 2, 1)), EVERY_SCALE).label == "x2"
+
+
 def test_what_is_asked_for_is_done_and_doubts_are_said():
     fine, thick = scan_of((1, 1, 1)), scan_of((1, 1, 4))
     for size, guess in ((1, True), (2.5, False)):
