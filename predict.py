@@ -90,7 +90,8 @@ def arguments(argv=None):
         help="pictures read and written at a time; 0: CPU threads and one more")  # fmt: skip
     add("--batch-size", type=int_between(1), default=8, help="slices at a time")
     add("--bf16", action=optional,
-        help="faster, far less than a grey level off  (default: where the CPU has it)")  # fmt: skip
+        help="faster, on average far less than a grey level off, single pixels by two  "
+        "(default: where the CPU has it)")  # fmt: skip
     add("--tile", type=int_between(1), default=360,
         help="longer edges are cut into tiles of this many pixels")  # fmt: skip
     add("--shard", type=shard, metavar="I/N",
@@ -302,7 +303,9 @@ def enlarge_scan(task: Task, upscaler, args, figure: bool) -> tuple[list[Path], 
     try:
         with collected_warnings(task.warnings):
             found = upscaler.follow(task.plan, scan, task.job.source.name)
-        new, errors = found if upscaler.calibrations else (found, None)
+            new, errors = found if upscaler.calibrations else (found, None)
+            if args.error_map and errors is None:
+                warn(f"{task.job.source}: no error map: the network had nothing to add")
         return write_result(task, upscaler, new, errors, figure)
     except MemoryError:
         raise too_large(task) from None
