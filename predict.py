@@ -90,8 +90,7 @@ def arguments(argv=None):
         help="pictures read and written at a time; 0: CPU threads and one more")  # fmt: skip
     add("--batch-size", type=int_between(1), default=8, help="slices at a time")
     add("--bf16", action=optional,
-        help="faster, on average far less than a grey level off, single pixels by two  "
-        "(default: where the CPU has it)")  # fmt: skip
+        help="faster, some pixels 1 or 2 grey levels off  (default: if the CPU can)")  # fmt: skip
     add("--tile", type=int_between(1), default=360,
         help="longer edges are cut into tiles of this many pixels")  # fmt: skip
     add("--shard", type=shard, metavar="I/N",
