@@ -90,7 +90,7 @@ def arguments(argv=None):
         help="pictures read and written at a time; 0: CPU threads and one more")  # fmt: skip
     add("--batch-size", type=int_between(1), default=8, help="slices at a time")
     add("--bf16", action=optional,
-        help="faster, far less than a grey level off  (default: where the CPU has it)")  # fmt: skip
+        help="faster, some pixels 1 or 2 grey levels off  (default: if the CPU can)")  # fmt: skip
     add("--tile", type=int_between(1), default=360,
         help="longer edges are cut into tiles of this many pixels")  # fmt: skip
     add("--shard", type=shard, metavar="I/N",
@@ -178,12 +178,13 @@ class Task:
     def __init__(self, job, options: dict, upscaler):
         from inference.sidecar import made_from
 
-        self.job, self.warnings, self.scan, self.plan = job, [], None, None
+        self.job, self.warnings, self.scan, self.plan, self.labels = job, [], None, None, None
         self.made = made_from(job, upscaler, options)
 
 
 def open_input(task: Task, upscaler, args) -> Task:
-    """Read an input and decide what it becomes. Raises DataError."""
+    """Read an input and decide what it becomes. Raises DataError, also for what would only fail
+    when the work is done: where results go, and labels that do not fit."""
     import scans
     from inference.plan import Plan, plan_of
 
@@ -209,28 +210,32 @@ def open_input(task: Task, upscaler, args) -> Task:
     label = ("simulated_" if args.simulate else "") + task.plan.label
     task.job = job.beside_others(label, args.overwrite)
     task.label = label
+    if args.labels:
+        task.labels = read_labels(args.labels, task.scan)
+    task.job.make_folder()
     return task
 
 
-def write_result(task: Task, upscaler, new, errors, figure, labels=None) -> tuple:
+def write_result(task: Task, upscaler, new, errors, figure) -> tuple:
     """Write an enlarged scan, its error map, figure, label map and record: (files, record)."""
     import scans
     from evaluation.before_after import draw
-    from inference.sidecar import ERROR, record, write_description
+    from inference.sidecar import ERROR, record, source_of, write_description
 
     job, label = task.job, task.label
     with collected_warnings(task.warnings):
         tell(task, new.about)
-        job.make_folder()
         if job.dataset:
             write_description(job.output, job.dataset)
+        # First, without results: what a kill leaves is known as ours, and as unfinished.
+        write_json(job.file(label, ".json"), {**task.made, "Sources": [source_of(job)]})
         paths = []
         if figure:
             draw(job.file(label, "_figure.png"), task.scan, new, task.plan, errors)
             paths.append(job.file(label, "_figure.png"))
         results = [scans.write(new, job.file(label, ""))]
-        if labels:
-            results.append(write_labels(labels, task, new))
+        if task.labels:
+            results.append(write_labels(task, new))
         if errors is not None:
             results.append(scans.write(errors, job.file(label + ERROR, "")))
     about = record(job, upscaler, task.scan, new, errors, task.made, task.warnings)
@@ -242,24 +247,34 @@ def write_result(task: Task, upscaler, new, errors, figure, labels=None) -> tupl
     return paths, about
 
 
-def write_labels(path, task: Task, new) -> Path:
+def read_labels(path, scan):
+    """The label map of a scan. Raises DataError if it has another grid than the scan."""
+    import numpy as np
+
+    import scans
+
+    labels = scans.read(path, force=True)
+    same = not labels.is_picture and labels.stored.shape[:3] == scan.stored.shape[:3]
+    if not same or not np.allclose(labels.affine, scan.affine, atol=0.01):
+        raise DataError(f"{path}: lies on another grid than {scan.path}")
+    return labels
+
+
+def write_labels(task: Task, new) -> Path:
     """Bring the label map of a scan onto the grid of its result: each voxel gets the label of the
-    one it lies in. Raises DataError if it has another grid than the scan."""
+    one it lies in."""
     import numpy as np
 
     import scans
     from scans.files import stem
 
-    old, labels = task.scan, scans.read(path, force=True)
-    same = not labels.is_picture and labels.stored.shape[:3] == old.stored.shape[:3]
-    if not same or not np.allclose(labels.affine, old.affine, atol=0.01):
-        raise DataError(f"{path}: lies on another grid than {old.path}")
+    labels = task.labels
     nearest = [
         np.minimum((np.arange(m) + 0.5) * n // m, n - 1).astype(int)
-        for n, m in zip(old.stored.shape, new.stored.shape[:3])
+        for n, m in zip(labels.stored.shape, new.stored.shape[:3])
     ]
     enlarged = labels.resampled(labels.stored[np.ix_(*nearest)])
-    return scans.write(enlarged, task.job.folder / f"{stem(path)}_{task.label}")
+    return scans.write(enlarged, task.job.folder / f"{stem(labels.path)}_{task.label}")
 
 
 def tell(task: Task, about: dict) -> None:
@@ -287,8 +302,10 @@ def enlarge_scan(task: Task, upscaler, args, figure: bool) -> tuple[list[Path], 
     try:
         with collected_warnings(task.warnings):
             found = upscaler.follow(task.plan, scan, task.job.source.name)
-        new, errors = found if upscaler.calibrations else (found, None)
-        return write_result(task, upscaler, new, errors, figure, args.labels)
+            new, errors = found if upscaler.calibrations else (found, None)
+            if args.error_map and errors is None:
+                warn(f"{task.job.source}: no error map: the network had nothing to add")
+        return write_result(task, upscaler, new, errors, figure)
     except MemoryError:
         raise too_large(task) from None
 
@@ -316,7 +333,7 @@ def too_large(task: Task) -> DataError:
 def simulate(task: Task, upscaler, args, figure: bool) -> tuple[list[Path], dict]:
     """Shrink the slices of an input, upscale them, score them one by one: (files, record)."""
     from evaluation.simulation import draw_simulation, score_stack, write_scores
-    from inference.sidecar import record, write_description
+    from inference.sidecar import record, source_of, write_description
 
     job, scan, label = task.job, task.scan, task.label
     with collected_warnings(task.warnings):
@@ -324,9 +341,9 @@ def simulate(task: Task, upscaler, args, figure: bool) -> tuple[list[Path], dict
         task.plan.words = f"shrunk by {task.plan.scale} ({found.degradation}) and upscaled"
         found.about["Plan"] = task.plan.words
         tell(task, found.about)
-        job.make_folder()
         if job.dataset:
             write_description(job.output, job.dataset)
+        write_json(job.file(label, ".json"), {**task.made, "Sources": [source_of(job)]})
         paths = []
         if figure:
             paths.append(draw_simulation(job.file(label, "_figure.png"), scan, found))

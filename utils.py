@@ -36,8 +36,11 @@ class UsageError(DataError):
 
 def run_main(main) -> None:
     """Run a script's main(); errors a user can mend become one line and an exit status."""
-    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter shows its number
-        stream.reconfigure(errors="backslashreplace")
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, as by some schedulers and by pythonw
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+        # A terminal that lacks a letter shows its number.
+        getattr(sys, name).reconfigure(errors="backslashreplace")
     message = ""
     try:
         status = main()

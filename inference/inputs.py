@@ -75,7 +75,8 @@ class Job:
         raise DataError(f"{self.source}: {record} is of another input; name another --output")
 
     def make_folder(self) -> None:
-        """Make the folder of a result. Raises DataError if a link leads out of the output."""
+        """Make the folder of a result. Raises DataError if it cannot be written, or if a link leads
+        out of the output."""
         inside = os.path.realpath(self.output)
         if os.path.commonpath([inside, os.path.realpath(self.folder)]) != inside:
             raise DataError(
@@ -86,6 +87,8 @@ class Job:
         except OSError as error:
             words = f"cannot be made ({error.strerror}); choose another --output DIR"
             raise DataError(f"{self.folder}: {words}") from None
+        if not os.access(self.folder, os.W_OK):
+            raise DataError(f"{self.folder}: cannot be written; choose another --output DIR")
 
 
 def find_jobs(paths, output=None, series: str | None = None, force: bool = False):
@@ -96,6 +99,8 @@ def find_jobs(paths, output=None, series: str | None = None, force: bool = False
     paths: files, folders, or patterns of these. series: the DICOM series to take. force: what is
     left out otherwise (masks, fMRI ...), too.
     """
+    if "" in map(str, (output, *paths)):  # else all that is in this folder would be taken
+        raise UsageError("a path is empty; a variable that is not set gives that")
     output = Path(output) if output else None
     if output and output.exists() and not output.is_dir():
         raise UsageError(f"--output {output}: is a file; name a folder")

@@ -53,6 +53,8 @@ def plan_of(scan: Scan, scales, *, scale=None, through_plane=None, voxel_size=No
     if voxel_size is not None:
         return plan_of_size(scan, plane, inside, across, voxel_size, voxels)
     if scale is not None:
+        if not inside:
+            raise UsageError("--scale: these weights make slices of thick ones; pixels need others")
         if scale not in inside:
             raise UsageError(f"--scale {scale}: these weights enlarge by {listed(inside)}")
         words = f"{voxels}: pixels become {pixel / scale:.3g} mm, as asked"
@@ -66,15 +68,27 @@ def plan_of(scan: Scan, scales, *, scale=None, through_plane=None, voxel_size=No
     smaller = thickness(scan, plane, smaller=True)[1]
     factor = max([1, *(s for s in inside if pixel / s >= FINE and smaller / s >= FINEST)])
     fine = pixel / factor
-    through = max([1, *(n for n in across if n <= THICK * distance / fine)])
+    single = scan.stored.shape[scan.axes.index(PLANES.index(plane))] == 1
+    through = max([1, *(n for n in across if n <= THICK * distance / fine and not single)])
     if factor == through == 1:
-        raise DataError(
-            f"{scan.path}: {voxels}: nothing to gain, it is as fine as anything that was measured "
-            f"(--scale 2 would make {pixel / 2:.2g} mm of them, a guess)"
-        )
+        coarse = (pixel / 2 >= FINE and smaller / 2 >= FINEST) or THICK * distance >= 2 * pixel
+        raise DataError(f"{scan.path}: {voxels}: {nothing_done(inside, across, pixel, coarse)}")
     done = [f"pixels become {fine:.3g} mm"] * (factor > 1)
     done += [f"{through} slices of each, {distance / through:.3g} mm apart"] * (through > 1)
     return Plan(plane, factor, through, 0.0, f"{voxels}: {'; '.join(done)}")
+
+
+def nothing_done(inside: list[int], across: list[int], pixel: float, coarse: bool) -> str:
+    """Why a scan stays as it is. coarse: other weights would make something of it."""
+    if coarse:
+        known = [f"pixels {listed(inside)} times as fine"] if inside else []
+        known += [f"{listed(across)} slices of each"] if across else []
+        words = f"these weights make {', and '.join(known)}, which is too much for it"
+        end = "does it all the same"
+    else:
+        words = "nothing to gain, it is as fine as anything that was measured"
+        end = f"would make {pixel / min(inside, default=1):.2g} mm of them, a guess"
+    return words + (f" (--scale {inside[0]} {end})" if inside else "")
 
 
 def plan_of_picture(scan, inside, scale, through_plane, voxel_size, plane) -> Plan:

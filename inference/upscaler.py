@@ -96,11 +96,15 @@ class Upscaler:
         scale: 4, or as "4x1" for rows alone; one of `scales`. distance: how far the slices of a
         scan are apart, in widths of their pixels: neighbours are then looked at, and all are taken
         to be made alike; None: they have nothing to do with one another. With error_map the result
-        is a pair: slices, and their expected absolute errors. Raises UsageError for another scale.
+        is a pair: slices, and their expected absolute errors. Raises UsageError for another scale,
+        and for NaN and values that are above 1 in the mean.
         """
         slices = np.asarray(slices, np.float32)
         if slices.ndim != 3:
             raise UsageError(f"slices of shape (S, H, W) are wanted, not {slices.shape}")
+        if slices.size and not slices.mean() <= 1:  # above white all would only be interpolated
+            words = f"{slices.min():g} to {slices.max():g}; Upscaler.scan takes a scan's own units"
+            raise UsageError(f"values in [0, 1] are wanted, not {words}")
         scale, (s, h, w) = self.scale_of(scale), slices.shape
         results = np.empty((s, h * scale[0], w * scale[1]), np.float32)
         errors = np.empty_like(results) if self.calibrations else None

@@ -146,3 +146,11 @@ def test_atomic_write_to_nowhere_is_one_clear_error(tmp_path, name):
     ):
         file.write(b"x")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a file", "a folder"]
+
+
+def test_a_program_whose_output_is_closed_does_its_work(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    with pytest.raises(SystemExit) as ended:
+        utils.run_main(lambda: utils.note("done") or utils.warn("careful"))
+    assert not ended.value.code

@@ -92,6 +92,25 @@ def test_a_folder_of_results_is_neither_done_again_nor_taken_as_input(tmp_path, 
     assert (tmp_path / "d/a_x4.png").read_bytes() == b"mark"
 
 
+def test_what_a_kill_left_is_done_again_and_is_no_input(tmp_path, run, monkeypatch):
+    """Killed between a result and its record, as by a job's time limit."""
+    save_volume(tmp_path / "d/a.nii.gz", blob((8, 8, 3)), (4, 4, 4))
+    real = predict.write_json
+
+    def killed(path, about):
+        if about.get("Results"):
+            raise KeyboardInterrupt
+        return real(path, about)
+
+    monkeypatch.setattr(predict, "write_json", killed)
+    assert run(tmp_path / "d", "--scale", 2)[0] == 130
+    monkeypatch.undo()
+    assert names(tmp_path / "d") == {"a.nii.gz", "a_x2.nii.gz"}
+    status, said, _ = run(tmp_path / "d", "--scale", 2)
+    assert status == 0 and "1 upscaled" in said and "finished before" not in said
+    assert names(tmp_path / "d") == {"a.nii.gz", "a_x2.nii.gz"}
+
+
 def test_files_of_others_are_no_results_and_stay(tmp_path, run):
     """A picture that is only called like a result, a scan beside the record of another program."""
     mine = picture(tmp_path / "d/slice.png")
@@ -264,6 +283,16 @@ def test_patterns_are_expanded_as_not_every_shell_does_it(tmp_path, monkeypatch)
         find_jobs(["u*.png"])
     job: Job = find_jobs(["t.png"])[0][0]
     assert not job.batch and find_jobs(["."])[0][0].batch
+
+
+def test_an_empty_path_is_no_folder(tmp_path, run, monkeypatch):
+    """What a variable that is not set gives: not all that is here, nor results beside the input."""
+    monkeypatch.chdir(tmp_path)
+    mine = picture(tmp_path / "a.png")
+    for words in (("",), (mine, "--output", "")):
+        status, _, errors = run(*words)
+        assert status == 2 and "a path is empty" in errors
+    assert names(tmp_path) == {"a.png"}
 
 
 def test_a_missing_or_bad_input_does_not_stop_the_others(tmp_path, run):

@@ -10,6 +10,7 @@ from conftest import EVERY_SCALE, checkpoint_of, random_network, save_weights
 from made_files import HOSTILE, blob, centre_of_mass, corners, make_affine, save_volume
 from scipy.ndimage import maximum_filter, minimum_filter
 
+import predict
 import scans
 from inference import Upscaler, tiling
 from inference.checkpoints import save_checkpoint
@@ -179,3 +180,12 @@ def test_expected_errors_are_in_the_units_of_the_scan(tmp_path):
     assert new.stored.shape == errors.stored.shape == (48, 52, 36)
     assert (errors.stored > 0.9 * plane_errors.repeat(3, 2)).mean() > 0.9
     assert errors.stored.mean() > 1.5 * plane_errors.mean()
+
+
+def test_where_nothing_is_added_it_is_said_that_there_is_no_error_map(tmp_path, cli):
+    weights = save_weights(tmp_path / "n.pt", *EVERY_SCALE, error_head=True)
+    path = save_volume(tmp_path / "a.nii.gz", blob((8, 8, 8)), (2, 2, 2))
+    status, _, errors = cli(
+        predict.main, path, "--voxel-size", 4, "--weights", weights, "--error-map", "--no-figure"
+    )
+    assert status == 0 and "no error map: the network had nothing to add" in errors

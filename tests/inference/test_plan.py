@@ -48,6 +48,14 @@ def test_where_nothing_is_to_be_gained_it_is_said():
             plan_of(scan_of(sizes), EVERY_SCALE)
     with pytest.raises(DataError, match="hardly thicker"):
         plan_of(scan_of((1, 1, 1)), EVERY_SCALE, through_plane=0)
+    for weights, words in (
+        (((4, 4),), r"pixels 4 times as fine, .* too much for it \(--scale 4"),
+        (((6, 1),), "6 slices of each, which is too much for it$"),
+    ):
+        with pytest.raises(DataError, match=words):  # a lack of these weights, not of the scan
+            plan_of(scan_of((2, 2, 5)), weights)
+    with pytest.raises(DataError, match=r"nothing to gain.*\(--scale 4 would make 0.25 mm"):
+        plan_of(scan_of((1, 1, 1)), ((4, 4),))
 
 
 @pytest.mark.parametrize(
@@ -62,6 +70,12 @@ def test_where_nothing_is_to_be_gained_it_is_said():
 )
 def test_the_plane_is_that_of_the_finest_voxels(order, sizes, shape, plane):
     assert plan_of(scan_of(sizes, shape, order), EVERY_SCALE, scale=2).plane == plane
+
+
+def test_of_a_single_slice_nobody_knows_what_lies_between():
+    plan = plan_of(scan_of((2, 2, 5), (6, 6, 1)), EVERY_SCALE)
+    assert (plan.scale, plan.through) == (2, 1)
+    assert plan_of(scan_of((2, 5, 2), (6, 1, 6), (0, 2, 1)), EVERY_SCALE).label == "x2"
 
 
 def test_what_is_asked_for_is_done_and_doubts_are_said():
@@ -81,6 +95,7 @@ def test_what_is_asked_for_is_done_and_doubts_are_said():
         ("0.5 to 10 mm", EVERY_SCALE, {"voxel_size": 0.3}),
         ("enlarge by 2 or 4", ((4, 4), (2, 2)), {"scale": 3}),
         ("not made for it", ((4, 4),), {"through_plane": 0}),
+        ("pixels need others", ((4, 1),), {"scale": 2}),
     ):
         with pytest.raises(UsageError, match=words):
             plan_of(fine, weights, **options)

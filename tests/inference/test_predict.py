@@ -271,8 +271,16 @@ def test_where_nothing_can_be_written_another_folder_is_advised(tmp_path, run, m
     with pytest.raises(DataError, match=r"cannot be written \(No space.*choose another --output"):
         run(picture, "--no-figure")
     (tmp_path / "file").touch()
+
+    def too_late(*_):
+        raise AssertionError("is said before the work, not after it")
+
+    monkeypatch.setattr(Upscaler, "pictures", too_late)
     with pytest.raises(DataError, match=r"cannot be made .*choose another --output"):
         run(picture, "--output", tmp_path / "file" / "x")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    with pytest.raises(DataError, match=r"cannot be written; choose another --output"):
+        run(picture)
 
 
 def test_an_interrupted_folder_says_how_far_it_came_and_how_to_go_on(

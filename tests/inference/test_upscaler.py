@@ -179,3 +179,9 @@ def test_what_is_said_and_what_is_found_are_both_told_where_they_differ(tmp_path
         about = read_record(tmp_path / "a_x4.json")
         assert any("said to be" in line for line in about["Warnings"]) == bool(words)
     assert "found made like bicubic" in cli(predict.main, *options)[1]
+
+
+@pytest.mark.parametrize("value", [500.0, np.nan])
+def test_slices_that_are_not_between_0_and_1_are_refused(bicubic, value):
+    with pytest.raises(UsageError, match=r"values in \[0, 1\] are wanted, not (500|nan)"):
+        Upscaler(bicubic, "cpu")(np.full((2, 8, 8), value), 4)
