@@ -26,7 +26,8 @@ export function planOf(scan, scales, wish = {}) {
   }
   const smaller = thickness(scan, plane, true)[1]
   const factor = Math.max(1, ...inside.filter(s => pixel / s >= FINE && smaller / s >= FINEST)), fine = pixel / factor
-  const through = Math.max(1, ...across.filter(n => n <= THICK * distance / fine))
+  const single = scan.layout([plane, false]).slices.n === 1 // nothing is known of how thick it is
+  const through = Math.max(1, ...across.filter(n => n <= THICK * distance / fine && !single))
   if (factor === 1 && through === 1) {
     throw new DataError(`${voxels}: nothing to gain, it is as fine as anything that was measured`
       + ` (×2 would make ${g(pixel / 2, 2)} mm of them, a guess)`)
