@@ -14,6 +14,7 @@ import re
 import sys
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import utils
@@ -220,15 +221,13 @@ def write_result(task: Task, upscaler, new, errors, figure) -> tuple:
     """Write an enlarged scan, its error map, figure, label map and record: (files, record)."""
     import scans
     from evaluation.before_after import draw
-    from inference.sidecar import ERROR, record, source_of, write_description
+    from inference.sidecar import ERROR, record, write_description
 
     job, label = task.job, task.label
-    with collected_warnings(task.warnings):
+    with collected_warnings(task.warnings), begun(task):
         tell(task, new.about)
         if job.dataset:
             write_description(job.output, job.dataset)
-        # First, without results: what a kill leaves is known as ours, and as unfinished.
-        write_json(job.file(label, ".json"), {**task.made, "Sources": [source_of(job)]})
         paths = []
         if figure:
             draw(job.file(label, "_figure.png"), task.scan, new, task.plan, errors)
@@ -245,6 +244,23 @@ def write_result(task: Task, upscaler, new, errors, figure) -> tuple:
         words = "Expected absolute error: " + about["Description"]
         write_json(job.file(label + ERROR, ".json"), about | {"Description": words})
     return paths, about
+
+
+@contextmanager
+def begun(task: Task):
+    """A record without results lies there while these are written: what a kill leaves is known as
+    ours, and as unfinished. It goes again if nothing could be written."""
+    from inference.sidecar import source_of
+
+    path = task.job.file(task.label, ".json")
+    write_json(path, {**task.made, "Sources": [source_of(task.job)]})
+    try:
+        yield
+    except DataError:
+        results = (task.job.file(task.label, end) for end in (".png", ".tif", ".nii.gz", ".csv"))
+        if not any(map(os.path.exists, results)):
+            path.unlink(missing_ok=True)
+        raise
 
 
 def read_labels(path, scan):
@@ -333,17 +349,16 @@ def too_large(task: Task) -> DataError:
 def simulate(task: Task, upscaler, args, figure: bool) -> tuple[list[Path], dict]:
     """Shrink the slices of an input, upscale them, score them one by one: (files, record)."""
     from evaluation.simulation import draw_simulation, score_stack, write_scores
-    from inference.sidecar import record, source_of, write_description
+    from inference.sidecar import record, write_description
 
     job, scan, label = task.job, task.scan, task.label
-    with collected_warnings(task.warnings):
+    with collected_warnings(task.warnings), begun(task):
         found = score_stack(upscaler, scan, task.plan, args.degradation or "bicubic", job.source)
         task.plan.words = f"shrunk by {task.plan.scale} ({found.degradation}) and upscaled"
         found.about["Plan"] = task.plan.words
         tell(task, found.about)
         if job.dataset:
             write_description(job.output, job.dataset)
-        write_json(job.file(label, ".json"), {**task.made, "Sources": [source_of(job)]})
         paths = []
         if figure:
             paths.append(draw_simulation(job.file(label, "_figure.png"), scan, found))

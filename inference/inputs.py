@@ -67,7 +67,7 @@ class Job:
                     note(f"{self.source}: {record.name} {words}")
                 continue
             results = (job.file(label, end) for end in (".png", ".tif", ".nii.gz"))
-            there = [path for path in results if path.exists()]
+            there = [path for path in results if os.path.exists(path)]
             if there and not found and not overwrite:
                 raise DataError(f"{there[0]}: is there already, and not a result of this program; "
                                 "name another --output, or --overwrite it")  # fmt: skip

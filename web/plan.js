@@ -29,14 +29,24 @@ export function planOf(scan, scales, wish = {}) {
   const single = scan.layout([plane, false]).slices.n === 1 // nothing is known of how thick it is
   const through = Math.max(1, ...across.filter(n => n <= THICK * distance / fine && !single))
   if (factor === 1 && through === 1) {
-    throw new DataError(`${voxels}: nothing to gain, it is as fine as anything that was measured`
-      + ` (×2 would make ${g(pixel / 2, 2)} mm of them, a guess)`)
+    const coarse = (pixel / 2 >= FINE && smaller / 2 >= FINEST) || THICK * distance >= 2 * pixel
+    throw new DataError(`${voxels}: ${nothingDone(inside, across, pixel, coarse)}`)
   }
   const done = []
   if (factor > 1) done.push(`pixels become ${g(fine, 3)} mm`)
   if (through > 1) done.push(`${through} slices of each, ${g(distance / through, 3)} mm apart`)
   return plan(factor, through, done.join('; '))
 }
+
+/** Why a scan stays as it is. coarse: other weights would make something of it. */
+function nothingDone(inside, across, pixel, coarse) {
+  const least = Math.min(...inside)
+  if (!coarse) return `nothing to gain, it is as fine as anything that was measured (×${least} would make ${g(pixel / least, 2)} mm of them, a guess)`
+  return `these weights make pixels ${listed(inside)} times as fine, and ${listed(across)} slices of each, which is too much for it (×${least} does it all the same)`
+}
+
+/** Numbers in words: `2, 3 or 4`. */
+const listed = numbers => numbers.length > 1 ? `${numbers.slice(0, -1).join(', ')} or ${numbers.at(-1)}` : String(numbers[0])
 
 /** A picture is enlarged by 4, or by what is asked. */
 function planOfPicture(scan, inside, wish) {

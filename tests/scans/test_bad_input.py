@@ -291,7 +291,7 @@ def test_in_a_folder_the_good_files_are_done(upscale, tmp_path):
     odd = [name for name in ODD_FILES if name != "no ending"]
     status, printed, errors = upscale("--image", source, "--output", tmp_path / "out")
     assert status == 1
-    assert f"{len(odd)} upscaled" in printed
+    assert f"{len(odd)} upscaled" in printed, errors
     skipped = [line for line in errors.splitlines() if "skipped: " in line]
     for name in bad:
         words = "/long name" if len(name) > 200 else f"/{shown(name)}: "
