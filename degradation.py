@@ -673,14 +673,15 @@ def transfer_along(kernel: str, factor: int, width: float, enlarged: float = 1.0
 def candidates(scale: Scale) -> tuple[list[str], np.ndarray]:
     """Words for point spreads, and their descriptions, (n, 2 AXIS)."""
     names = {f"made like {name}": name for name in FIXED}
-    names |= {f"blurred by {w / 10:g} pixels": f"blur-{w / 10}" for w in range(5, 33)}
+    names |= {f"blurred by {w / 10:g} pixel{'s' * (w != 10)}": f"blur-{w / 10}"
+              for w in range(5, 33)}  # fmt: skip
     names |= {f"zero-filled by {f / 10:g}": f"zerofill-{f / 10}" for f in range(12, 22, 2)}
     names |= {f"enlarged by {f / 10:g} before": f"enlarged-{f / 10}" for f in range(14, 26, 2)}
     names |= {f"sharpened by {p} %": f"sharpen-{p}" for p in (80, 150)}
     if 1 in scale:
         names = {f"slices {w / 10:g} times as thick as they are apart": f"slab-{w / 10}"
-                 for w in (*range(6, 10), *range(11, 14))}  # fmt: skip
-        names["slices as thick as they are apart"] = "slab-1"
+                 for w in (6, 7, 8, 12, 13)}  # fmt: skip
+        names["slices about as thick as they are apart"] = "slab-1"
     described = describe_degradation([parse_degradation(name) for name in names.values()], scale)
     return list(names), described[:, : 2 * AXIS].numpy()
 

@@ -531,13 +531,17 @@ def main(argv=None):
 
 def run_jobs(jobs, found, args, bar: bool, counts: Counter) -> list[dict]:
     """Do all jobs, print and count what came of them. Returns the scores of simulations."""
+    from inference.plan import FineAlready
+
     scores = []
     with progress(total=len(jobs), unit="input", disable=not bar or not jobs) as moving:
         try:
             for job, result in found:
                 moving.update()
                 failed = isinstance(result, DataError)
-                counts["failed" if failed else "upscaled"] += 1
+                what = "failed" if failed else "upscaled"
+                what = "left as they are" if isinstance(result, FineAlready) else what
+                counts[what] += 1
                 if isinstance(result, WriteError):
                     result = DataError(f"{result}; choose another --output DIR")
                 if failed and not job.batch:
@@ -549,7 +553,7 @@ def run_jobs(jobs, found, args, bar: bool, counts: Counter) -> list[dict]:
                     scores += [result[1]["Scores"]] if "Scores" in result[1] else []
         except KeyboardInterrupt:
             if any(job.batch for job in jobs) and not args.overwrite:
-                done = sum(counts[word] for word in ("upscaled", "failed"))
+                done = sum(counts[word] for word in ("upscaled", "failed", "left as they are"))
                 warn(f"interrupted after {done} of {len(jobs)}; the same command goes on from here")
             raise
     return scores

@@ -12,6 +12,10 @@ FINEST = 0.5  # mm: about the finest truth that results were compared with
 THICK = 1.02  # slices count as n times as thick as their pixels from n / 1.02 on
 
 
+class FineAlready(DataError):
+    """A scan is left as it is, as there is nothing to gain: no failure where others are done."""
+
+
 @dataclass
 class Plan:
     """How a scan is enlarged: the plane of its slices, the factor of their pixels, so many slices
@@ -72,7 +76,7 @@ def plan_of(scan: Scan, scales, *, scale=None, through_plane=None, voxel_size=No
     through = max([1, *(n for n in across if n <= THICK * distance / fine and not single)])
     if factor == through == 1:
         coarse = (pixel / 2 >= FINE and smaller / 2 >= FINEST) or THICK * distance >= 2 * pixel
-        raise DataError(f"{scan.path}: {voxels}: {nothing_done(inside, across, pixel, coarse)}")
+        raise FineAlready(f"{scan.path}: {voxels}: {nothing_done(inside, across, pixel, coarse)}")
     done = [f"pixels become {fine:.3g} mm"] * (factor > 1)
     done += [f"{through} slices of each, {distance / through:.3g} mm apart"] * (through > 1)
     return Plan(plane, factor, through, 0.0, f"{voxels}: {'; '.join(done)}")

@@ -176,3 +176,14 @@ def test_the_noise_of_a_simulated_slice_is_its_own(tmp_path, run):
     assert found[0] == found[1]
     psnr = [line.split(",")[2] for line in found[0].splitlines()[1:]]
     assert len(set(psnr)) == 5
+
+
+def test_a_scan_that_is_fine_already_is_no_failure_among_others(tmp_path, run, capsys):
+    for name, size in (("fine", 1.0), ("coarse", 2.0)):
+        data = blob((26, 25, 24)).astype(np.int16)
+        save_volume(tmp_path / "in" / f"{name}.nii.gz", data, (size,) * 3)
+    assert run(tmp_path / "in", "--output", tmp_path / "out") == 0
+    captured = capsys.readouterr()
+    assert "1 upscaled, 1 left as they are" in captured.out
+    assert "fine.nii.gz: " in captured.err and "nothing to gain" in captured.err
+    assert [p.name for p in (tmp_path / "out").glob("*.nii.gz")] == ["coarse_x2_through-x2.nii.gz"]
