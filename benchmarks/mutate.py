@@ -132,7 +132,7 @@ MUTATIONS = {
         ('return f"{image.shape[1]} x {image.shape[0]}"', 'return f"{image.shape[0]} x {image.shape[1]}"'),
     ],
     ("modules.py", "tests/test_modules.py tests/test_descriptions.py " + EVALUATE): [
-        ("torch.where(apart > 0, known, 0)", "known"),
+        ("torch.where(said, known, 0)", "known"),
         ("tail.weight.zero_()", "pass"),
         ("features = replicate(features, 1, 1, 1, 1)", "features = F.pad(features, (1, 1, 1, 1))"),
         ("missing = (mine", "missing = 0 * (mine"),
@@ -207,7 +207,6 @@ MUTATIONS = {
         ('used.add(str(place / name).casefold())', "pass"),
     ],
     ("inference/sidecar.py", "tests/inference"): [
-        ("for file in sorted(files)]", "for file in files[:1]]"),
         ("empty > 0.5 and litres < 2", "False"),
         ('if e.startswith("label-")]', 'if e.startswith("none-")]'),
     ],
@@ -223,13 +222,6 @@ MUTATIONS = {
         (".swapaxes(1, 2)[:, ::-1]", ".swapaxes(1, 2)"),
         ("return self.sizes[rows] / self.sizes[columns]", "return self.sizes[columns] / self.sizes[rows]"),
         ('header["pixdim"][1:4] /= np.array(factors, float)', "pass"),
-    ],
-    ("scans/dicom.py", "tests/scans/test_dicom.py"): [
-        ("np.diag([-1.0, -1, 1, 1]) @ affine", "affine"),
-        ("along * first.spacing[1], down * first.spacing[0]", "along * first.spacing[0], down * first.spacing[1]"),
-        ("if apart > 0.1 * np.linalg.norm(step):", "if False:"),
-        ("if np.ptp(times):", "if False:"),
-        ("stored = stored.max() - (stored - stored.min())", "pass"),
     ],
     ("scans/pictures.py", "tests/scans"): [
         ("if orientation in (5, 6, 7, 8):", "if False:"),
