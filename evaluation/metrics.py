@@ -144,7 +144,7 @@ def as_table(lines: list[list[str]]) -> str:
 def note_legend(table: str) -> None:
     """Say what the columns of a `metrics_table` are, of those that it has."""
     words = {
-        "in brain": "in brain: where the truth is brighter than the background",
+        "in brain": "in brain: where the truth is above 5 % of white",
         "below": "below: share of slices below bicubic",
     }
     note("mean ± sd over subjects")
