@@ -14,7 +14,7 @@ import re
 import sys
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import utils
@@ -513,7 +513,9 @@ def main(argv=None):
         counts["finished before (--overwrite does them again)"] = len(mine) - len(jobs)
     figure = args.figure if args.figure is not None else args.report or not batch
     bar = batch and torchrun[0] == 0
-    scores = run_jobs(jobs, results(jobs, upscaler, args, options, figure), args, bar, counts)
+    # Closed here: threads that the garbage collector must end can wait for one another for ever.
+    with closing(results(jobs, upscaler, args, options, figure)) as found:
+        scores = run_jobs(jobs, found, args, bar, counts)
     counts["failed"] += missing
     if batch:
         words = ", ".join(f"{n} {what}" for what, n in counts.items() if n) or "nothing to do"

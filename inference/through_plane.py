@@ -1,5 +1,7 @@
 """Through the slices of a scan: more slices made of thick ones; and onto a grid of any size."""
 
+from contextlib import closing
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -50,10 +52,12 @@ def add_view(upscaler, scan, data, levels, view, scale, total, expected, name: s
     Returns what was found of the degradation."""
     slices, target = scan.slices(data, view), scan.slices(total, view)
     found = upscaler.describe(slices, scale, levels)
-    for part in upscaler.parts(slices, scale, found, scan.distance(view), levels, name):
-        target[part.where] += part.values / np.float32(2)
-        if expected is not None:
-            scan.slices(expected, view)[part.where] += part.errors / np.float32(2)
+    distance = scan.distance(view)
+    with closing(upscaler.parts(slices, scale, found, distance, levels, name)) as parts:
+        for part in parts:
+            target[part.where] += part.values / np.float32(2)
+            if expected is not None:
+                scan.slices(expected, view)[part.where] += part.errors / np.float32(2)
     return found
 
 

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,10 +113,11 @@ class Upscaler:
             found = self.describe_each(slices, scale)
         else:
             found = self.describe(slices, scale)
-        for part in self.parts(slices, scale, found, distance):
-            results[part.where] = part.values
-            if errors is not None:
-                errors[part.where] = part.errors
+        with closing(self.parts(slices, scale, found, distance)) as parts:
+            for part in parts:
+                results[part.where] = part.values
+                if errors is not None:
+                    errors[part.where] = part.errors
         np.minimum(results, max(1, slices.max(initial=1)), out=results)
         return results if errors is None else (results, errors)
 
@@ -161,7 +163,8 @@ class Upscaler:
 
         found (1 or S, FOUND): how the slices were made. distance: as for a call. levels: the values
         that are black and white; results are in the same units, and nothing is below black.
-        Values beyond them are not shown to the network, and come back interpolated.
+        Values beyond them are not shown to the network, and come back interpolated. Whoever may
+        stop early closes this (contextlib.closing), which ends its threads.
         """
         (count, h, w), rows = slices.shape, scale[0]
         most = min(self.batch_size, tiling.slices_at_a_time(h, w, self.device))
@@ -187,10 +190,11 @@ class Upscaler:
             stop = min(chosen.stop, count)
             return Part(slice(chosen.start, stop), place, values, expected)
 
-        yield from progress(
-            tiling.in_parallel(work, todo, self.device),
-            total=len(todo), desc=name, unit="batch", leave=False, disable=len(todo) == 1,
-        )  # fmt: skip
+        with closing(tiling.in_parallel(work, todo, self.device)) as done:
+            yield from progress(
+                done, total=len(todo), desc=name, unit="batch", leave=False,
+                disable=len(todo) == 1,
+            )  # fmt: skip
 
     def neighbourhood(self, slices, chosen: slice, rows: slice, distance, levels) -> tuple:
         """(LR with neighbours (n, C, h, w), what is beyond black and white (n, h, w) or None, which
@@ -244,11 +248,12 @@ class Upscaler:
             shown = [normalised(x[None], span) for x, span in zip(data, levels)]
             stack = np.concatenate([inside for inside, _ in shown])
             found, outs = self.describe_each(stack, scale), {}
-            for part in self.parts(stack, scale, found):
-                for k in range(part.slices.start, part.slices.stop):
-                    at = k - part.slices.start
-                    out = outs.setdefault(k, self.empty_pair(pictures[numbers[k]], scale))
-                    self.put(out, part, at, pictures[numbers[k]], shown[k][1], levels[k], scale)
+            with closing(self.parts(stack, scale, found)) as parts:
+                for part in parts:
+                    for k in range(part.slices.start, part.slices.stop):
+                        at, picture = k - part.slices.start, pictures[numbers[k]]
+                        out = outs.setdefault(k, self.empty_pair(picture, scale))
+                        self.put(out, part, at, picture, shown[k][1], levels[k], scale)
             for k, i in enumerate(numbers):
                 about = self.about(found[k : k + 1], scale, stack[k : k + 1], stack[k : k + 1])
                 new = pictures[i].resampled(outs[k][0], about)
@@ -330,10 +335,12 @@ class Upscaler:
             )
             found = self.describe(slices, scale, levels)
             label = name + (f" {t + 1}/{scan.times}" if scan.times > 1 else "")
-            for part in self.parts(slices, scale, found, scan.distance(view), levels, label):
-                target[part.where] = scan.to_stored(part.values, out.dtype)
-                if errors is not None:
-                    error_target[part.where] = part.errors
+            distance = scan.distance(view)
+            with closing(self.parts(slices, scale, found, distance, levels, label)) as parts:
+                for part in parts:
+                    target[part.where] = scan.to_stored(part.values, out.dtype)
+                    if errors is not None:
+                        error_target[part.where] = part.errors
         about = self.about(found, scale, slices, slices, levels)
         return scan.resampled(out, about), as_error_map(scan, errors)
 

@@ -1,8 +1,10 @@
 """Upscaler: the way in from Python; values beyond black and white; neighbours; what is said."""
 
+import gc
 import itertools
 import subprocess
 import sys
+import threading
 
 import nibabel as nib
 import numpy as np
@@ -17,10 +19,10 @@ import modules
 import predict
 import scans
 from degradation import degrade
-from inference import Upscaler, tiling
+from inference import Upscaler, tiling, upscaler
 from inference.checkpoints import save_checkpoint
 from inference.sidecar import read_record
-from utils import UsageError
+from utils import DataError, UsageError
 
 ARCH = {"name": "deep", "channels": 4, "blocks": 2, "half": 1, "neighbours": 2, "estimator": True}
 
@@ -185,3 +187,43 @@ def test_what_is_said_and_what_is_found_are_both_told_where_they_differ(tmp_path
 def test_slices_that_are_not_between_0_and_1_are_refused(bicubic, value):
     with pytest.raises(UsageError, match=r"values in \[0, 1\] are wanted, not (500|nan)"):
         Upscaler(bicubic, "cpu")(np.full((2, 8, 8), value), 4)
+
+
+def test_what_stops_early_leaves_no_threads(weights, tmp_path, monkeypatch):
+    """Threads of a generator that the garbage collector must end can wait for ever."""
+
+    def stopped(*given):
+        raise KeyboardInterrupt
+
+    def names():
+        return {thread.name for thread in threading.enumerate() if "tqdm" not in thread.name}
+
+    monkeypatch.setattr(tiling, "PART_PIXELS", 64)
+    up, slices = Upscaler(weights, "cpu"), np.zeros((9, 8, 8), np.float32)
+    scan = scans.read(save_volume(tmp_path / "a.nii.gz", blob((8, 8, 9)), (1, 1, 2)))
+    for i in range(3):
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / f"{i}.png")
+    pictures = [scans.read(tmp_path / f"{i}.png") for i in range(3)]
+    before, threads = names(), torch.get_num_threads()
+    gc.disable()
+    torch.set_num_threads(2)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(upscaler.Part, "where", property(stopped))
+            for work in (
+                lambda: up(slices, 4, 1.0),
+                lambda: up.scan(scan, scale=2),
+                lambda: up.scan(scan, through_plane=2),
+            ):
+                with pytest.raises(KeyboardInterrupt):
+                    work()
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(scans.Scan, "to_stored", stopped)
+            up.pictures(pictures, 4)
+        with pytest.raises(DataError):  # a picture that is none
+            (tmp_path / "bad.png").write_bytes(b"not a picture")
+            predict.main([str(tmp_path / "bad.png"), "--weights", str(weights), "--device", "cpu"])
+        assert names() == before
+    finally:
+        torch.set_num_threads(threads)
+        gc.enable()
