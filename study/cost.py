@@ -6,19 +6,21 @@ from pathlib import Path
 import numpy as np
 
 import utils
-from evaluation.plots import SMALL, new_figure, place_labels, plain_numbers, save_figure
+from evaluation.plots import SMALL, new_figure, plain_numbers, save_figure
 from study.common import BICUBIC, COLOURS, OURS, ROOT
 
 NUMBERS = ROOT / "readme_resources/study.json"
-NAMED = {  # runs that have a name in the figure; all others of LR by bicubic are small dots
-    "deep12k_noaug": f"best: {OURS}, 12,000 steps, no augmentation",
-    "deep12k": f"{OURS}, 12,000 steps",
-    "base": f"{OURS}, 2,000 steps",
-    "ch24": "with 24 channels instead of 48, 2,000 steps",
-    "none": "without its skip, 2,000 steps",
-    "espcn12k": "plain ESPCN, 64 channels, 12,000 steps",
-    "espcn64": "plain ESPCN, 64 channels, 2,000 steps",
-    "espcn256_time": "plain ESPCN, 256 channels, equal time: 240 steps",
+# Runs that have a name in the figure, and on which side of their dot it stands; all others of LR by
+# bicubic are small dots.
+NAMED = {
+    "deep12k_noaug": (f"best: {OURS}, 12,000 steps, no augmentation", "right"),
+    "deep12k": (f"{OURS}, 12,000 steps", "left"),
+    "base": (f"{OURS}, 2,000 steps", "left"),
+    "ch24": ("with 24 channels instead of 48, 2,000 steps", "right"),
+    "none": ("without its skip, 2,000 steps", "right"),
+    "espcn12k": ("plain ESPCN, 64 channels, 12,000 steps", "left"),
+    "espcn64": ("plain ESPCN, 64 channels, 2,000 steps", "right"),
+    "espcn256_time": ("plain ESPCN, 256 channels, equal time: 240 steps", "left"),
 }
 
 
@@ -34,9 +36,18 @@ def points(runs: dict) -> dict:
 
 def colour_of(name: str) -> str:
     """Of a named run: that of this network, of changed ones, of the plain ESPCN."""
-    if OURS in NAMED[name]:
+    if OURS in NAMED[name][0]:
         return COLOURS[OURS]
     return "tab:orange" if name.startswith("espcn") else "black"
+
+
+def write_beside(axes, words: str, point, side: str = "right", colour: str = "dimgray") -> None:
+    """Write words to the left or right of a point, on white, so that dots below do no harm."""
+    away, start = (7, "left") if side == "right" else (-7, "right")
+    axes.annotate(
+        words, point, (away, 0), textcoords="offset points", color=colour, fontsize=SMALL,
+        ha=start, va="center", bbox=dict(facecolor="white", edgecolor="none", alpha=0.8, pad=0.5),
+    )  # fmt: skip
 
 
 def main(argv=None):
@@ -48,24 +59,23 @@ def main(argv=None):
         numbers = json.loads(args.numbers.read_text(encoding="utf-8"))
         found, plain = points(numbers["runs"]), numbers["bicubic"]["psnr"]["mean"]
     figure = new_figure(4.6)
-    axes, labels = figure.subplots(), []
+    axes = figure.subplots()
     others = [(x, np.mean(y)) for name, (x, y) in found.items() if name not in NAMED]
     axes.plot(*zip(*others), ".", color="silver", ms=5, label="other trials, see the tables")
-    for name, words in NAMED.items():
+    for name, (words, side) in NAMED.items():
         work, values = found[name]
-        colour = colour_of(name)
+        mean, colour = float(np.mean(values)), colour_of(name)
         axes.plot([work] * 2, [min(values), max(values)], "-", color=colour, lw=1)
-        axes.plot(work, np.mean(values), "o", color=colour, ms=6)
-        labels.append((f"{words}: {np.mean(values):.2f}", (work, float(np.mean(values))), colour))
+        axes.plot(work, mean, "o", color=colour, ms=6)
+        write_beside(axes, f"{words}: {mean:.2f}", (work, mean), side, colour)
     axes.axhline(plain, color=COLOURS[BICUBIC], ls="--", lw=1)
-    labels.append((f"bicubic upsampling, no network: {plain:.2f}", (None, plain), "dimgray"))
+    write_beside(axes, f"bicubic upsampling, no network: {plain:.2f}", (90, plain + 0.12))
     axes.set_xscale("log")
     axes.set(xlabel="million multiply-accumulates for a 60x64 slice", xlim=(80, 9000))
     axes.set(ylabel="PSNR (dB), mean over people", ylim=(plain - 0.3, 33.3))
     plain_numbers(axes.xaxis)
     axes.grid(alpha=0.3, which="both")
     axes.legend(loc="center right", fontsize=SMALL)
-    place_labels(figure, axes, labels)
     save_figure(figure, args.picture)
     utils.note(f"written: {args.picture}")
 

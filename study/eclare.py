@@ -7,9 +7,9 @@ its own, as it needs an older NumPy, and a GPU: on two cores it trains on 12 pat
     python -m study.eclare --program eclare/bin/run-eclare --gpu 0
 """
 
+import os
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import scans
@@ -52,20 +52,25 @@ def main(argv=None):
         hr, thick, sizes = made_thick(person)
         scan = volumes.thick_scan(thick, sizes, THICK)
         with tempfile.TemporaryDirectory() as folder:
-            started = time.monotonic()
+            before = os.times()
             theirs = run_eclare(args, scan, Path(folder))
-            seconds = time.monotonic() - started
+            between = os.times()
         theirs = on_grid_of(theirs, volumes.thick_scan(hr, sizes, 1), person.name)
         theirs[theirs != theirs] = 0  # beyond what it made
         results = {CUBIC: volumes.interpolate(thick, THICK, 3), "ECLARE": theirs}
+        begun = os.times()
         results[OURS] = volumes.made_thin(upscaler, thick, sizes, THICK)
         scores = {name: volumes.volume_score(sr, hr) for name, sr in results.items()}
-        rows.append(scores | {"seconds": seconds})
+        scores["ECLARE"]["cpu"] = sum(between[2:4]) - sum(before[2:4])
+        scores[OURS]["cpu"] = sum(os.times()[:2]) - sum(begun[:2])
+        rows.append(scores)
         words = ", ".join(f"{name} {found['psnr']:.2f} dB" for name, found in scores.items())
-        print(f"{person.name}: {words}; ECLARE took {seconds:.0f} s", flush=True)
-    result = {"people": len(rows), "seconds": mean_sd([row["seconds"] for row in rows])}
+        seconds = f"{scores['ECLARE']['cpu']:.0f} and {scores[OURS]['cpu']:.0f} s of CPU time"
+        print(f"{person.name}: {words}; ECLARE and {OURS} took {seconds}", flush=True)
+    result = {"people": len(rows), "patches": args.patches}
     for name in (CUBIC, "ECLARE", OURS):
-        result[name] = {k: mean_sd([row[name][k] for row in rows]) for k in ("psnr", "psnr_brain")}
+        keys = [key for key in ("psnr", "psnr_brain", "cpu") if key in rows[0][name]]
+        result[name] = {key: mean_sd([row[name][key] for row in rows]) for key in keys}
         print(f"{name}: {text(result[name]['psnr'])} dB, "
               f"in brain {text(result[name]['psnr_brain'])} dB")  # fmt: skip
     save(args, "eclare", result)

@@ -61,7 +61,7 @@ def draw(path, frequencies, curves, amplitudes, nyquist) -> None:
                 frequencies, middle - spread, middle + spread, color=COLOURS[name], alpha=0.25, lw=0
             )
         axis.axvline(nyquist, color="black", ls=":", lw=1, label="the input ends here")
-        axis.set(xlabel="frequency (cycles per mm)", ylim=(-0.05, 1.1), xlim=(0, None))
+        axis.set(xlabel="frequency (cycles per mm)", ylim=(-0.15, 1.1), xlim=(0, None))
         axis.set_title(title, fontsize=plots.NORMAL)
         axis.grid(alpha=0.3)
     axes[0].axhline(0.5, color="black", lw=0.6)

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 import utils
-from evaluation.panels import Panel, draw_panels, save_sheet
+from evaluation.panels import LINE, NORMAL, Panel, draw_panels, px, save_sheet, write_text
 from inference import Upscaler
 from study.common import (
     BICUBIC,
@@ -63,19 +63,23 @@ def pick(found: list[dict], count: int) -> list[dict]:
 
 def draw(path, picked: dict[str, list[dict]], size: int = 28) -> None:
     """Windows of 2 size x 2 size pixels: bicubic, this network, truth; two cases in a row."""
-    panels = []
+    panels, titles = [], []
     for kind, found in picked.items():
         for case in found:
             h, w = case[TRUTH].shape
             corner = [min(max(0, case[k] - size), n - 2 * size) for k, n in (("y", h), ("x", w))]
             window = (corner[0] / h, corner[1] / w, min(1, 2 * size / h), min(1, 2 * size / w))
-            words = (f"{case['person']}\n", f"{kind}\n", f"slice {case['number']}\n")
+            titles.append(f"{case['person']}, slice {case['number']}: {kind}")
             ring = (case["y"], case["x"], 9, "")
-            for word, name in zip(words, (BICUBIC, OURS, TRUTH)):
-                panels.append(Panel(case[name], word + name, h / w, window, rings=(ring,)))
+            for name in (BICUBIC, OURS, TRUTH):
+                panels.append(Panel(case[name], f"\n{name}", h / w, window, rings=(ring,)))
     rows = [panels[i : i + 6] for i in range(0, len(panels), 6)]
     rows[-1] += [Panel(None)] * (6 - len(rows[-1]))
-    save_sheet(draw_panels(rows)[0], path)
+    sheet, grid = draw_panels(rows)
+    for i, title in enumerate(titles):  # one line above the three of a case
+        left, top, right, _ = grid[i // 2][i % 2 * 3 + 1]
+        write_text(sheet, (left + right) / 2, top - px(0.03 + LINE), title, "md", NORMAL)
+    save_sheet(sheet, path)
 
 
 def shares(sr: np.ndarray, hr: np.ndarray, brain: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import save_weights
+from conftest import ROOT, save_weights
 from PIL import Image
 
 from degradation import degrade
@@ -17,6 +17,7 @@ from inference import Upscaler
 from modules import Interpolation
 from study import (
     common,
+    cost,
     coverage,
     filters,
     fourier,
@@ -27,6 +28,20 @@ from study import (
     spots,
     tissue,
 )
+
+
+SCRIPTS = sorted(path.stem for path in ROOT.glob("study/*.py"))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_each_script_finds_what_it_imports(name):
+    importlib.import_module(f"study.{name}")
+
+
+def test_the_figure_of_cost_is_drawn_from_the_stored_numbers(tmp_path):
+    cost.main(["--picture", str(tmp_path / "cost.png")])
+    with Image.open(tmp_path / "cost.png") as image:
+        assert image.width > 1000
 
 
 @pytest.fixture(scope="session")
