@@ -16,9 +16,9 @@ NAMED = {
     "deep12k_noaug": (f"best: {OURS}, 12,000 steps, no augmentation", "right"),
     "deep12k": (f"{OURS}, 12,000 steps", "left"),
     "base": (f"{OURS}, 2,000 steps", "left"),
-    "ch24": ("with 24 channels instead of 48, 2,000 steps", "right"),
+    "ch24": ("with 24 channels instead of 48, 2,000 steps", "above"),
     "none": ("without its skip, 2,000 steps", "right"),
-    "espcn12k": ("plain ESPCN, 64 channels, 12,000 steps", "left"),
+    "espcn12k": ("plain ESPCN, 64 channels, 12,000 steps", "right"),
     "espcn64": ("plain ESPCN, 64 channels, 2,000 steps", "right"),
     "espcn256_time": ("plain ESPCN, 256 channels, equal time: 240 steps", "left"),
 }
@@ -42,10 +42,11 @@ def colour_of(name: str) -> str:
 
 
 def write_beside(axes, words: str, point, side: str = "right", colour: str = "dimgray") -> None:
-    """Write words to the left or right of a point, on white, so that dots below do no harm."""
-    away, start = (7, "left") if side == "right" else (-7, "right")
+    """Write words to the left or right of a point or above it, on white, which hides dots below."""
+    places = {"right": (7, 0, "left"), "left": (-7, 0, "right"), "above": (0, 11, "left")}
+    *away, start = places[side]
     axes.annotate(
-        words, point, (away, 0), textcoords="offset points", color=colour, fontsize=SMALL,
+        words, point, away, textcoords="offset points", color=colour, fontsize=SMALL,
         ha=start, va="center", bbox=dict(facecolor="white", edgecolor="none", alpha=0.8, pad=0.5),
     )  # fmt: skip
 
