@@ -1,4 +1,4 @@
-"""From files on disk to subject-wise splits of slices.
+"""From files on disk to the slices of train, val and test.
 
 All slices are decoded once and kept in one uint8 file; train.py and evaluate.py find them there
 again, as both call load_parts.
@@ -9,20 +9,17 @@ import io
 import itertools
 import json
 import os
-import time
-from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import combinations, islice
 from pathlib import Path
 
 import numpy as np
-from isal import isal_zlib
 
 from scans import PLANES, read
+from scans.cache import DAY, fingerprint, mark_used, prune_cache, read_index
 from scans.copies import ENOUGH, SIZE, find_copies, thumbnail
-from scans.files import PICTURES, kind_of, natural, partner, suffix
+from scans.formats import PICTURES, kind_of, suffix
 from scans.intensity import normalised
 from scans.listing import (  # noqa: F401
     SPLITS,
@@ -34,14 +31,12 @@ from scans.listing import (  # noqa: F401
 )
 from scans.packed import is_packed, packed_names, read_packed
 from scans.scan import to_ras
-from scans.subjects import Name, person_key
+from scans.splits import split_subjects
+from scans.subjects import Name
 from utils import DataError, atomic_write, int_between, progress, warn
 
 OWN_DATA = Path(__file__).parent / "data" / "ds002748"  # what is used without --data
-CACHE_LIMIT = 20e9  # bytes; beyond it, what was not used for a week goes, oldest first
-DAY = 86400  # seconds
 LOOKED_AT = 20  # axial slices of a volume, evenly spread, that are looked at for copies
-SETTLED = 3  # seconds after which a file that is written again has another time of change
 UNKNOWN = "?"  # the subject of slices of which nobody knows whose they are
 FOREGROUND = 26  # of 255: more than a tenth of white
 SMALLEST = 8  # pixels along an edge; smaller ones are no slices
@@ -131,64 +126,6 @@ def load_parts(
 
 
 # --- split ----------------------------------------------------------------------------------------
-
-
-def split_subjects(
-    scans: list[ScanFile], seed: int, validate: float = 0.1, test: float = 0.15, seen=()
-) -> dict:
-    """Assign every subject to `train`, `val` or `test`: {subject: split}.
-
-    The data set's own `train`, `val` and `test` folders are kept; what is missing is taken out of
-    the rest by a seeded shuffle of subjects, the same share of each class, at least one subject.
-    seen: people who change places with others of train, as far as there are some of their class.
-    Raises DataError if a subject is in two of the folders or there are too few subjects.
-    """
-    where = os.path.commonpath([scan.path for scan in scans]) or "."
-    given, groups = defaultdict(set), defaultdict(dict)
-    for scan in scans:
-        given[scan.subject].add(scan.split)
-        groups[scan.group][scan.subject] = None  # an ordered set: thousands of subjects are quick
-    both = sorted((s for s, splits in given.items() if len(splits) > 1), key=natural)
-    if both:
-        places = [p or "neither" for p in ("train", "val", "test", "") if p in given[both[0]]]
-        raise DataError(
-            f"{where}: {len(both)} subject(s) are in {' and in '.join(places)} too "
-            f"({', '.join(both[:5])}); keep each in one of them"
-        )
-    split = {s: splits.copy().pop() or "train" for s, splits in given.items()}
-    wanted = {"val": validate, "test": test}
-    wanted = {k: share for k, share in wanted.items() if share and k not in split.values()}
-    if "val" in split.values() and "train" in [scan.split for scan in scans]:
-        wanted.pop("test", None)  # a data set with folders of its own for both has no test part
-    if set(split.values()) == {"test"}:
-        return split  # a data set to evaluate on
-    left = list(split.values()).count("train")
-    if left <= len(wanted) and (wanted or validate):
-        raise DataError(
-            f"{where}: {left} subject(s){'' if 'test' in wanted else ' outside test'} are too few "
-            f"for {' and '.join(('train', *wanted))}; if there are more, --subjects FILE says who "
-            "is who (evaluate.py --split all needs no split)"
-        )
-    rng = np.random.default_rng(seed)
-    order = {g: rng.permutation(sorted(s, key=natural)).tolist() for g, s in sorted(groups.items())}
-    for name, share in wanted.items():
-        # Deal subjects class by class, so that every class gives its share.
-        pools = [[s for s in subjects if split[s] == "train"] for subjects in order.values()]
-        take = [round(share * len(pool)) for pool in pools]
-        if not any(take):
-            take[int(np.argmax([len(pool) for pool in pools]))] = 1
-        for pool, n in zip(pools, take):
-            split |= dict.fromkeys(pool[:n], name)
-    # Who was seen leaves test for train, then val; whoever takes the place was not seen.
-    seen = {person_key(person) for person in seen}
-    for name in [name for name in ("test", "val") if name in wanted]:
-        for subjects in order.values():
-            leaving = [s for s in subjects if split[s] == name and person_key(s) in seen]
-            free = [s for s in subjects if split[s] in {"train", *wanted} - {"test", name}]
-            free = [s for s in free if person_key(s) not in seen]
-            for gone, new in zip(leaving, free):
-                split[gone], split[new] = split[new], name
-    return split
 
 
 def check_no_copies(root, slices: "Slices", part_of: np.ndarray) -> None:
@@ -393,61 +330,6 @@ def spread_evenly(usable: np.ndarray, count: int) -> np.ndarray:
     return usable[np.round(places).astype(int)]
 
 
-def fingerprint(scans: list[ScanFile], root, cache=None, remember=True) -> str:
-    """A digest of the files' places below root, and of all their bytes.
-
-    Neither the folder's own path nor any time is part of it. In `cache` a small file remembers the
-    digest, so that nothing is read again as long as each file has the size and the times of its
-    last change that it had. remember: False never writes that file.
-    """
-    about = b"cache 7"
-    files = list(dict.fromkeys(path for scan in scans for path in scan.files or (scan.path,)))
-    files += [partner(path, ".hdr") for path in files if suffix(path) in (".img", ".img.gz")]
-    places = [os.fsencode(Path(os.path.relpath(path, root)).as_posix()) for path in files]
-
-    def digest(signatures) -> str:
-        lines = (b"%s %s" % pair for pair in zip(places, signatures))
-        return hashlib.sha256(b"\n".join((about, *lines))).hexdigest()[:16]
-
-    with ThreadPoolExecutor(8) as pool:
-        now = time.time()
-        changes = list(pool.map(last_change, files))
-        known = Path(cache or ".", f"{digest(b'%d %d %d' % c for c in changes)}.digest")
-        with suppress(OSError, ValueError):
-            key = known.read_text() if cache else ""
-            if len(key) == 16 and int(key, 16) >= 0:
-                return key
-        key = digest(pool.map(file_signature, files))
-    # A file that was just written could be written again within the same tick of the clock.
-    settled = max(max(change[1:]) for change in changes) < (now - SETTLED) * 1e9
-    if cache and remember and settled:
-        with suppress(OSError, DataError):
-            known.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(known, "w") as file:
-                file.write(key)
-    return key
-
-
-def last_change(path: Path) -> tuple[int, int, int]:
-    """A file's size and, in ns, when its content and its entry were changed; zeros: no file."""
-    with suppress(OSError):
-        about = path.stat()
-        return about.st_size, about.st_mtime_ns, about.st_ctime_ns
-    return 0, 0, 0
-
-
-def file_signature(path: Path) -> bytes:
-    """A file's size and the CRC-32 of all its bytes: 6 GB/s, as fast as a disk is read."""
-    size, check = 0, 0
-    with suppress(OSError):  # such as a broken link; reading it says what is wrong
-        if not path.is_file():
-            return b"gone"
-        with open(path, "rb", buffering=0) as file:
-            while part := file.read(2**20):
-                size, check = size + len(part), isal_zlib.crc32(part, check)
-    return b"%d %08x" % (size, check)
-
-
 def load_slices(
     scans: list[ScanFile], cache, *, root=None, axis="axial", count=0, workers=2, quiet=True
 ) -> tuple[Slices, str, int]:
@@ -544,50 +426,3 @@ def decode(scans: list[ScanFile], file, workers: int, quiet: bool) -> dict:
     thumbnails = np.array(thumbnails, np.int8).reshape(-1, SIZE**2)
     index |= dict(looked_at=np.array(looked_at, int), thumbnail=thumbnails)
     return index | dict(bad=np.array(bad), bytes=np.array(position))
-
-
-def read_index(index_file: Path, pixels_file: Path) -> dict | None:
-    """The arrays of a cache's index; None if there is none, or if either file is not whole."""
-    try:
-        with np.load(index_file) as file:
-            index = dict(file)
-        return index if pixels_file.stat().st_size == index["bytes"] else None
-    except Exception:  # a damaged file can fail anywhere in there, and is made again
-        return None
-
-
-OUR_NAME = "[0-9a-f]" * 16  # of files here, as a glob: --cache may be a folder with others, too
-LAST_USE = {}  # {pixels file: when mark_used noted it}
-
-
-def mark_used(pixels_file: Path, every: float = 0) -> None:
-    """Note in the index that a cache entry is in use now, if that was not done for some seconds."""
-    now = time.time()
-    if now - LAST_USE.get(pixels_file, 0) > every:
-        LAST_USE[pixels_file] = now
-        with suppress(OSError):  # a cache of someone else, or none yet
-            os.utime(pixels_file.with_suffix(".npz"), (now, now))
-
-
-def prune_cache(cache: Path) -> None:
-    """Delete what killed processes left behind, and entries not used for a week beyond the limit.
-
-    The longest unused go first. An entry in use is safe: its index is touched at each start, and
-    once a day while slices are read.
-    """
-    now, entries = time.time(), []
-    with suppress(OSError):  # another process is at it too
-        for pattern, days in ((f".{OUR_NAME}.*.part", 1), (f"{OUR_NAME}.digest", 30)):
-            for left in cache.glob(pattern):
-                if now - left.stat().st_mtime > days * DAY:
-                    left.unlink(missing_ok=True)
-        for pixels in cache.glob(f"{OUR_NAME}.u8"):
-            index = pixels.with_suffix(".npz")
-            used = (index if index.exists() else pixels).stat().st_mtime
-            entries.append((used, pixels.stat().st_size, index, pixels))
-        total = sum(size for _, size, _, _ in entries)
-        for used, size, index, pixels in sorted(entries):
-            if total > CACHE_LIMIT and now - used > 7 * DAY:
-                total -= size
-                index.unlink(missing_ok=True)
-                pixels.unlink(missing_ok=True)

@@ -20,12 +20,13 @@ from evaluation import pairs
 from evaluation.figures import examples_figure
 from evaluation.metrics import gains_over, metrics_table, note_legend
 from evaluation.scoring import example_of, gains_table, score_slices, table_of
-from evaluation.volumes import volume_scores
+from evaluation.volume_scores import volume_scores
 from inference import Upscaler
 from inference.checkpoints import load_checkpoint
 from inference.upscaler import DEFAULT
-from scans.files import kind_of
+from scans.formats import kind_of
 from scans.listing import training_scans
+from scans.splits import split_subjects
 from scans.subjects import person_key
 from training.run_folder import read_config
 from utils import (
@@ -197,7 +198,7 @@ def score_volumes(args, upscalers):
     if args.split != "all":
         if doubt:
             raise DataError(doubt)
-        split = dataset.split_subjects(scans, args.seed, seen=args.seen)
+        split = split_subjects(scans, args.seed, seen=args.seen)
         scans = [scan for scan in scans if split[scan.subject] == (args.split or "test")]
         if not scans:
             raise nobody(args, args.split or "test")

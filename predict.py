@@ -282,7 +282,7 @@ def write_labels(task: Task, new) -> Path:
     import numpy as np
 
     import scans
-    from scans.files import stem
+    from scans.formats import stem
 
     labels = task.labels
     nearest = [

@@ -114,7 +114,7 @@ MUTATIONS = {
         ("rest = slices - slices.mean((2, 3), keepdim=True)", "rest = slices"),
         ("use_sample_covariance=False", "use_sample_covariance=True"),
     ],
-    ("evaluation/volumes.py", EVALUATE): [
+    ("evaluation/volume_scores.py", EVALUATE): [
         ("interpolate(thick, factor, 3)", "interpolate(thick, factor, 1)"),
         ("np.clip(sr, 0, 1) - hr", "sr - hr"),
         ("error[hr > 0.05]", "error[hr > -1]"),
@@ -157,15 +157,19 @@ MUTATIONS = {
     ],
     ("dataset.py", "tests/test_dataset.py"): [
         ("find_copies(*(thumbnails[chosen] for chosen in sides))", "[]"),
-        ("split[gone], split[new] = split[new], name", "pass"),
-        ("if both:", "if False:"),
         ("return stack if plane else stack[..., ::-1]", "return stack"),
-        ("total > CACHE_LIMIT and now - used > 7 * DAY", "total > CACHE_LIMIT"),
-        ('pixels_file.stat().st_size == index["bytes"]', "True"),
         ("slice(max(0, a - 8), min(n, b + 9))", "slice(max(0, a - 8), min(n, b + 8))"),
         ("thick = z > 1.5 or z > 1.6 * min(x, y)", "thick = z > 1.5"),
         ("return apart / (pixel * scale[1]) if pixel else 0.0", "return apart / pixel if pixel else 0.0"),
+    ],
+    ("scans/splits.py", "tests/scans/test_splits.py"): [
+        ("split[gone], split[new] = split[new], name", "pass"),
+        ("if both:", "if False:"),
         ("sorted(s, key=natural)", "list(s)"),
+    ],
+    ("scans/cache.py", "tests/test_dataset.py"): [
+        ("total > CACHE_LIMIT and now - used > 7 * DAY", "total > CACHE_LIMIT"),
+        ('pixels_file.stat().st_size == index["bytes"]', "True"),
     ],
     ("inference/tiling.py", "tests/inference/test_tiling.py"): [
         ("margin += margin % 2\n    rows", "margin = 1\n    rows"),

@@ -17,7 +17,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import dataset
-from scans.files import PICTURES, suffix
+from scans.formats import PICTURES, suffix
 from scans.listing import names_below, training_scans
 from scans.packed import encoded, write_packed
 from utils import DataError, Parser, UsageError, note, progress, run_main

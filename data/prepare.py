@@ -19,8 +19,9 @@ import numpy as np
 
 import dataset
 from scans import PLANES
-from scans.files import PICTURES, natural, suffix
+from scans.formats import PICTURES, natural, suffix
 from scans.listing import ScanFile, training_scans
+from scans.splits import split_subjects
 from scans.subjects import KNOWN, person_key, read_table
 from utils import (
     DataError,
@@ -118,7 +119,7 @@ def main(argv=None):
         raise DataError(doubt)
     if args.classes:
         scans = with_classes(scans, read_classes(source, args.classes), args.classes)
-    split = dataset.split_subjects(scans, args.seed, validate=0, test=args.test)
+    split = split_subjects(scans, args.seed, validate=0, test=args.test)
     counts, bad = write_slices(
         args, scans, split, lambda x: progress(x, total=len(scans), unit="scan")
     )

@@ -13,7 +13,7 @@ from inference.plan import plan_of
 from inference.through_plane import resampling_matrix
 from inference.upscaler import Upscaler
 from scans import Scan
-from scans.files import RESULTS, stem
+from scans.formats import RESULTS, stem
 from scans.listing import files_below, subjects_of
 from utils import DataError, UsageError, note, warn
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from inference.version_2 import from_version_2
+from inference.old_checkpoints import from_version_2
 from utils import DataError, as_data_error, atomic_write, one_line
 
 CHECKPOINT_VERSION = 3

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from inference.sidecar import bids_name, is_of, read_record
-from scans import dicom, files
+from scans import dicom, formats
 from scans.anatomy import why_not_anatomy
-from scans.files import RESULTS
+from scans.formats import RESULTS
 from scans.listing import ScanFile, files_below
 from utils import DataError, UsageError, not_downloaded, note, warn
 
-ENDINGS = files.PICTURES + files.VOLUMES + files.DICOM
+ENDINGS = formats.PICTURES + formats.VOLUMES + formats.DICOM
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def find_jobs(paths, output=None, series: str | None = None, force: bool = False
     output = Path(output) if output else None
     if output and output.exists() and not output.is_dir():
         raise UsageError(f"--output {output}: is a file; name a folder")
-    if output and not output.exists() and files.suffix(output) in ENDINGS:
+    if output and not output.exists() and formats.suffix(output) in ENDINGS:
         raise UsageError(f"--output {output}: looks like a file name; name a folder")
     found, missing = {}, []
     given = dict.fromkeys(expanded(paths))
@@ -113,7 +113,7 @@ def find_jobs(paths, output=None, series: str | None = None, force: bool = False
         if not image.exists():
             missing.append(text)
             continue
-        image = files.partner(image, ".img") if files.suffix(image)[:4] == ".hdr" else image
+        image = formats.partner(image, ".img") if formats.suffix(image)[:4] == ".hdr" else image
         for root, scan, bids in scans_below(image, series, force, alone=len(given) == 1):
             found.setdefault((os.path.realpath(scan.path), scan.series), (image, root, scan, bids))
     for text in missing:
@@ -132,7 +132,7 @@ def expanded(paths) -> list[str]:
     it."""
     found = []
     for text in map(str, paths):
-        some = sorted(glob.glob(text), key=files.natural) if set(text) & set("*?[") else []
+        some = sorted(glob.glob(text), key=formats.natural) if set(text) & set("*?[") else []
         found += [text] if os.path.lexists(text) or not some else some
     return found
 
@@ -143,10 +143,10 @@ def scans_below(image: Path, series, force: bool, alone: bool) -> list[tuple]:
     alone: the only path that is given. DataError if it is no anatomy, or holds none.
     """
     if not image.is_dir():
-        found = dicom.dicom_series([image]) if files.kind_of(image) == "dicom" else []
+        found = dicom.dicom_series([image]) if formats.kind_of(image) == "dicom" else []
         known = found[0] if len(found) == 1 else None
         why = "" if force or series else why_not_anatomy(image, series=known)
-        if files.is_result(image) and not force:
+        if formats.is_result(image) and not force:
             why = RESULTS
             if alone:
                 words = "is a result of this program already; --force enlarges it once more"
@@ -210,7 +210,7 @@ def chosen_scans(root: Path, scans: list, series: str | None) -> list:
 
 def plain_name(name: str) -> str:
     """A file's name without the ending of a picture or a scan; `1.2.840.5` has none."""
-    return files.stem(name) if files.suffix(name) in ENDINGS else name
+    return formats.stem(name) if formats.suffix(name) in ENDINGS else name
 
 
 def name_jobs(found: list[tuple], output: Path | None, batch: bool, chosen: bool) -> list[Job]:
@@ -224,7 +224,7 @@ def name_jobs(found: list[tuple], output: Path | None, batch: bool, chosen: bool
     for image, root, scan, bids in found:
         path, folder = scan.path, scan.path.parent
         if folder not in stems:
-            there = [n.casefold() for n in os.listdir(folder) if files.suffix(n) in ENDINGS]
+            there = [n.casefold() for n in os.listdir(folder) if formats.suffix(n) in ENDINGS]
             stems[folder], names[folder] = Counter(map(plain_name, there)), set(there)
         if path.is_dir():
             name = os.path.basename(os.path.abspath(path))
@@ -247,7 +247,7 @@ def name_jobs(found: list[tuple], output: Path | None, batch: bool, chosen: bool
         while str(place / name).casefold() in used:
             name += "_"
         used.add(str(place / name).casefold())
-        kind = "dicom" if scan.files else files.kind_of(path)
+        kind = "dicom" if scan.files else formats.kind_of(path)
         jobs.append(Job(path, place, name, home, batch, scan.files, scan.series, kind, bids))
     return jobs
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from inference.error_map import INTERVAL
-from scans.files import partner, suffix
+from scans.formats import partner, suffix
 from utils import as_data_error, atomic_write, name_of_program, version, write_json
 
 ERROR = "_error"  # what the labels of error maps end in

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from scans.files import kind_of
+from scans.formats import kind_of
 from scans.scan import PLANES, Scan
 
 __all__ = ["PLANES", "Scan", "read", "write"]
@@ -13,7 +13,7 @@ def read(path, files=(), *, series: str = "", kind: str = "", force: bool = Fals
     with force.
 
     files: those of a DICOM series; without them `path` is one file. series: its number, for a file
-    that holds several. kind: as `files.kind_of` says, if it is known.
+    that holds several. kind: as `formats.kind_of` says, if it is known.
     """
     from scans import dicom, pictures, volumes  # they load their libraries when they are needed
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scans.files import PICTURES, first_bytes, partner, stem, suffix
+from scans.formats import PICTURES, first_bytes, partner, stem, suffix
 
 FIELD, PERFUSION = "field maps or parts of complex images", "perfusion images"
 OTHER = "CT, PET or spectroscopy"

@@ -13,7 +13,7 @@ import numpy as np
 
 from scans import volumes
 from scans.dcm2niix import INDEX, PACKED, Picture, Result, convert, start_of, unreadable
-from scans.files import natural
+from scans.formats import natural
 from scans.scan import Scan
 from utils import DataError, as_data_error, warn
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from scans.anatomy import why_not_anatomy
 from scans.dicom import dicom_series
-from scans.files import (
+from scans.formats import (
     PICTURES,
     RESULTS,
     UNREAD,

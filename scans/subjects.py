@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from scans.files import natural, stem, suffix
+from scans.formats import natural, stem, suffix
 from utils import DataError, as_data_error
 
 TABLE_SUBJECT = ("subject", "subject_id", "subject id", "participant_id", "ptid", "patient")

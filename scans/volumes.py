@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from scans.anatomy import is_label_map
-from scans.files import open_gzip_for_writing, partner, suffix, unpacked
+from scans.formats import open_gzip_for_writing, partner, suffix, unpacked
 from scans.pictures import not_readable
 from scans.scan import PLANES, Scan
 from utils import DataError, as_data_error, atomic_write, warn

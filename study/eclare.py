@@ -14,7 +14,7 @@ from pathlib import Path
 
 import scans
 import utils
-from evaluation import volumes
+from evaluation import volume_scores
 from evaluation.pairs import on_grid_of
 from inference import Upscaler
 from study.common import OURS, mean_sd, parser, people, save, text
@@ -50,17 +50,17 @@ def main(argv=None):
     args.degradation, upscaler, rows = "slab-1", Upscaler(args.weights), []
     for person in people(args)[: args.people]:
         hr, thick, sizes = made_thick(person)
-        scan = volumes.thick_scan(thick, sizes, THICK)
+        scan = volume_scores.thick_scan(thick, sizes, THICK)
         with tempfile.TemporaryDirectory() as folder:
             before = os.times()
             theirs = run_eclare(args, scan, Path(folder))
             between = os.times()
-        theirs = on_grid_of(theirs, volumes.thick_scan(hr, sizes, 1), person.name)
+        theirs = on_grid_of(theirs, volume_scores.thick_scan(hr, sizes, 1), person.name)
         theirs[theirs != theirs] = 0  # beyond what it made
-        results = {CUBIC: volumes.interpolate(thick, THICK, 3), "ECLARE": theirs}
+        results = {CUBIC: volume_scores.interpolate(thick, THICK, 3), "ECLARE": theirs}
         begun = os.times()
-        results[OURS] = volumes.made_thin(upscaler, thick, sizes, THICK)
-        scores = {name: volumes.volume_score(sr, hr) for name, sr in results.items()}
+        results[OURS] = volume_scores.made_thin(upscaler, thick, sizes, THICK)
+        scores = {name: volume_scores.volume_score(sr, hr) for name, sr in results.items()}
         scores["ECLARE"]["cpu"] = sum(between[2:4]) - sum(before[2:4])
         scores[OURS]["cpu"] = sum(os.times()[:2]) - sum(begun[:2])
         rows.append(scores)

@@ -8,7 +8,7 @@ slices. Dice with the classes of the truth and the signed error of each volume; 
 import numpy as np
 
 import utils
-from evaluation import plots, volumes
+from evaluation import plots, volume_scores
 from inference import Upscaler
 from study.common import (
     BICUBIC,
@@ -77,7 +77,7 @@ def made_thick(person: Person) -> tuple:
     """A person's volume (right, front, up), it with thick slices, and its voxel sizes in mm."""
     count = len(person.hr) // THICK * THICK
     volume = person.hr[:count, 0].numpy()[::-1, ::-1].transpose(2, 1, 0)
-    thick = volumes.make_thick(volume, "slab-1", THICK)
+    thick = volume_scores.make_thick(volume, "slab-1", THICK)
     return volume, thick, (person.mm[1], person.mm[1], person.mm[0])
 
 
@@ -87,8 +87,8 @@ def made_thick_and_thin(upscaler, person: Person) -> dict[str, np.ndarray]:
     count = volume.shape[2]
     found = {
         TRUTH: volume,
-        CUBIC: volumes.interpolate(thick, THICK, 3),
-        OURS: volumes.made_thin(upscaler, thick, sizes, THICK),
+        CUBIC: volume_scores.interpolate(thick, THICK, 3),
+        OURS: volume_scores.made_thin(upscaler, thick, sizes, THICK),
     }
     places = [place for place in person.places if place < count]
     return {name: x.transpose(2, 1, 0)[::-1, ::-1][places].clip(0, 1) for name, x in found.items()}

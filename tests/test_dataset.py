@@ -15,73 +15,11 @@ from PIL import Image
 import dataset
 import scans
 from data import pack
-from dataset import load_slices, split_subjects
-from scans.listing import ScanFile, find_scans
+from dataset import load_slices
+from scans import cache
+from scans.listing import find_scans
+from scans.splits import split_subjects
 from utils import DataError
-
-# --- splits ---------------------------------------------------------------------------------------
-
-
-def scans_of(subjects, split="", group=""):
-    return [ScanFile(Path(f"{s}_{n}.png"), s, group, split) for s in subjects for n in range(2)]
-
-
-def test_split_keeps_subjects_apart_and_classes_balanced():
-    names = [f"s{n}" for n in range(60)]
-    scans = scans_of(names[:40], group="AD") + scans_of(names[40:], group="NC")
-    split = split_subjects(scans, seed=1)
-    assert set(split) == set(names)  # one place a subject
-    for chosen in (names[:40], names[40:]):
-        counts = {k: [split[s] for s in chosen].count(k) for k in ("train", "val", "test")}
-        assert counts["val"] == len(chosen) // 10
-        assert counts["test"] == pytest.approx(0.15 * len(chosen), abs=1)
-    assert split == split_subjects(scans, seed=1)
-    assert split == split_subjects(scans[::-1], seed=1)  # whatever order a disk lists files in
-    assert split != split_subjects(scans, seed=2)
-
-
-def test_split_respects_the_folders_of_the_data_set():
-    scans = scans_of([f"a{n}" for n in range(20)], "train") + scans_of(["b1", "b2"], "test")
-    split = split_subjects(scans, seed=0)
-    assert {s for s, k in split.items() if k == "test"} == {"b1", "b2"}
-    assert list(split.values()).count("val") == 2
-    split = split_subjects(scans + scans_of(["v"], "val"), seed=0)
-    assert {s for s, k in split.items() if k == "val"} == {"v"}
-    split = split_subjects(scans[:40] + scans_of(["v"], "val"), seed=0)
-    assert "test" not in split.values() and split["v"] == "val"  # it has parts of its own
-    assert set(split_subjects(scans_of(["a"], "test"), seed=0).values()) == {"test"}
-
-
-def test_a_small_data_set_still_has_all_splits():
-    split = split_subjects(scans_of(["a", "b", "c"]), seed=0)
-    assert sorted(split.values()) == ["test", "train", "val"]
-    split = split_subjects(scans_of(["a", "b"], "train") + scans_of(["c"], "test"), seed=0)
-    assert sorted(split.values()) == ["test", "train", "val"]
-
-
-@pytest.mark.parametrize("other", ["val", "test"])
-def test_a_subject_on_both_sides_is_refused_by_name(other):
-    scans = scans_of(["a", "b", "twice"], "train") + scans_of(["c", "twice"], other)
-    with pytest.raises(DataError, match=rf"in train and in {other} too \(twice\)"):
-        split_subjects(scans, seed=0)
-
-
-@pytest.mark.parametrize("groups", [1, 2])
-def test_people_whom_weights_know_are_kept_out_of_val_and_test(groups):
-    names = [f"s{n}" for n in range(40)]
-    scans = [scan for n in range(groups) for scan in scans_of(names[n::groups], group=str(n))]
-    first = split_subjects(scans, seed=0)
-    known = [s for s in names if first[s] != "test"]
-    assert split_subjects(scans, seed=0, seen=known) == first  # the same data again: nothing moves
-    again = split_subjects(scans, seed=1, seen=[f"sub-{s}" for s in known])
-    counts = [list(split.values()).count("test") for split in (first, again)]
-    assert counts[0] == counts[1]
-    assert {s for s in names if again[s] == "test"} == set(names) - set(known)
-    few = split_subjects(scans, seed=1, seen=names[:20])
-    assert not {few[s] for s in names[:20]} & {"val", "test"}
-    fixed = [*scans_of(names[:20], "train"), *scans_of(names[20:], "test")]
-    assert split_subjects(fixed, 0, seen=names[20:])["s20"] == "test"  # as the folders say
-
 
 # --- all slices in one file -----------------------------------------------------------------------
 
@@ -157,28 +95,28 @@ def test_the_same_data_is_known_again_wherever_and_whenever(few, tmp_path, monke
 
 def test_changed_data_is_noticed(few):
     folder, pixels = few
-    keys = {dataset.fingerprint(find_scans(folder), folder)}
+    keys = {cache.fingerprint(find_scans(folder), folder)}
     values = pixels["p1_1"].copy()
     values[12, 15] ^= 1
     Image.fromarray(values).save(folder / "p1_1.png")
-    keys.add(dataset.fingerprint(find_scans(folder), folder))
+    keys.add(cache.fingerprint(find_scans(folder), folder))
     shutil.copy(folder / "p1_1.png", folder / "p4_1.png")
-    keys.add(dataset.fingerprint(find_scans(folder), folder))
+    keys.add(cache.fingerprint(find_scans(folder), folder))
     (folder / "p4_1.png").rename(folder / "p5_1.png")
-    keys.add(dataset.fingerprint(find_scans(folder), folder))
+    keys.add(cache.fingerprint(find_scans(folder), folder))
     assert len(keys) == 4
 
 
 def test_all_files_of_a_scan_count(tmp_path):
     save_series(tmp_path / "dicom")
-    key = dataset.fingerprint(find_scans(tmp_path), tmp_path)
+    key = cache.fingerprint(find_scans(tmp_path), tmp_path)
     next((tmp_path / "dicom").iterdir()).unlink()
-    assert dataset.fingerprint(find_scans(tmp_path), tmp_path) != key
+    assert cache.fingerprint(find_scans(tmp_path), tmp_path) != key
     data = np.arange(12 * 14 * 10, dtype=np.int16).reshape(12, 14, 10)
     nib.save(nib.Nifti1Pair(data, np.eye(4)), tmp_path / "p1.img")
-    key = dataset.fingerprint(find_scans(tmp_path), tmp_path)
+    key = cache.fingerprint(find_scans(tmp_path), tmp_path)
     nib.save(nib.Nifti1Pair(data, np.diag([2, 1, 1, 1])), tmp_path / "p1.img")
-    assert dataset.fingerprint(find_scans(tmp_path), tmp_path) != key
+    assert cache.fingerprint(find_scans(tmp_path), tmp_path) != key
 
 
 def test_slices_of_two_series_in_one_folder_have_names_of_their_own(tmp_path):
@@ -196,7 +134,7 @@ def test_any_changed_byte_of_a_scan_makes_new_slices(tmp_path, monkeypatch, sett
 
     settled: -60 as if the files had been written long ago, so that their digest is remembered.
     """
-    monkeypatch.setattr(dataset, "SETTLED", settled)
+    monkeypatch.setattr(cache, "SETTLED", settled)
     data = np.random.default_rng(0).integers(50, 99, (60, 64, 120)).astype(np.int16)
     changed = save_volume(tmp_path / "in/p1.nii", data)
     before = changed.stat()
@@ -215,8 +153,8 @@ def test_any_changed_byte_of_a_scan_makes_new_slices(tmp_path, monkeypatch, sett
 def test_the_cache_of_a_training_that_runs_for_weeks_is_kept(few, monkeypatch):
     folder, pixels = few
     now = time.time()
-    monkeypatch.setattr(dataset, "CACHE_LIMIT", 0)
-    monkeypatch.setattr(dataset.time, "time", lambda: now)
+    monkeypatch.setattr(cache, "CACHE_LIMIT", 0)
+    monkeypatch.setattr(cache.time, "time", lambda: now)
     running, _, _ = load_slices(find_scans(folder), "cache")
     idle, _, _ = load_slices(find_scans(folder)[1:], "cache")
     part = Path(f"cache/.{16 * 'b'}.u8.0123.part")  # another program decodes, and waited 5 hours

@@ -12,8 +12,8 @@ from made_files import save_series, save_volume
 from PIL import Image
 
 from data import prepare
-from dataset import split_subjects
 from scans.listing import find_scans
+from scans.splits import split_subjects
 from utils import DataError, UsageError
 
 

@@ -29,7 +29,6 @@ from study import (
     tissue,
 )
 
-
 SCRIPTS = sorted(path.stem for path in ROOT.glob("study/*.py"))
 
 

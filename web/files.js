@@ -1,4 +1,4 @@
-// What a file is, by its first bytes, and what to do about those that cannot be read here (scans/files.py). No DOM.
+// What a file is, by its first bytes, and what to do about those that cannot be read here (scans/formats.py). No DOM.
 import { firstBytes } from './nifti.js'
 import { DataError } from './scan.js'
 

@@ -20,7 +20,7 @@ import dataset
 import evaluate
 import modules
 from degradation import degrade, describe_degradation
-from evaluation import metrics, volumes
+from evaluation import metrics, volume_scores
 from evaluation.scoring import example_of, score_slices
 from inference import Upscaler
 from inference.checkpoints import load_checkpoint, save_checkpoint
@@ -358,7 +358,7 @@ def test_scores_of_volumes_are_those_of_scipy_and_pytorch(brain):
         "it": F.interpolate(tensor[None], scale_factor=(1, 4), mode="bicubic")[0].numpy(),
     }
     up = Upscaler(save_weights("a.pt", (4, 1)), "cpu")
-    found = volumes.volume_scores({"it": up}, hr, (1, 1, 1), "box", 4, 0)
+    found = volume_scores.volume_scores({"it": up}, hr, (1, 1, 1), "box", 4, 0)
     assert list(found) == list(wanted)
     for name, volume in wanted.items():
         psnr = peak_signal_noise_ratio(hr, volume.clip(0, 1), data_range=1)
@@ -368,11 +368,11 @@ def test_scores_of_volumes_are_those_of_scipy_and_pytorch(brain):
 def test_volumes_are_scored_between_black_and_white_and_inside_the_brain():
     hr = np.random.default_rng(0).random((8, 9, 10)).astype(np.float32) ** 4
     sr, brain = 1.5 * hr - 0.2, hr > 0.05
-    clipped, found = sr.clip(0, 1), volumes.volume_score(sr, hr)
+    clipped, found = sr.clip(0, 1), volume_scores.volume_score(sr, hr)
     wanted = peak_signal_noise_ratio(hr[brain], clipped[brain], data_range=1)
     assert found["mse"] == pytest.approx(((clipped - hr) ** 2).mean(), rel=1e-5)
     assert found["psnr_brain"] == pytest.approx(wanted, rel=1e-5)
-    assert volumes.volume_score(sr, 0 * hr)["psnr_brain"] is None
+    assert volume_scores.volume_score(sr, 0 * hr)["psnr_brain"] is None
 
 
 def test_volumes_that_are_thick_themselves_and_pictures_are_refused(heads, adni, cli):

@@ -24,7 +24,7 @@ import scans
 import train
 import utils
 from benchmarks import fuzz
-from scans.files import kind_of
+from scans.formats import kind_of
 
 POSIX = os.name == "posix"
 

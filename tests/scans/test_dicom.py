@@ -26,7 +26,7 @@ import predict
 from scans import dcm2niix as program
 from scans import read
 from scans.dicom import dicom_series
-from scans.files import kind_of
+from scans.formats import kind_of
 from utils import DataError
 
 DATA = np.random.default_rng(5).integers(0, 4000, (3, 4, 6, 5), dtype=np.uint16)  # times, slices

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import scans
-from scans.files import partner
+from scans.formats import partner
 
 
 def noise(shape=(6, 7, 8)):

@@ -7,7 +7,7 @@ from made_files import save_series
 from pydicom.uid import generate_uid
 
 import dataset
-from scans import files, listing
+from scans import formats, listing
 from scans.listing import find_scans, training_scans
 from scans.subjects import Name, infer_subjects
 from utils import DataError
@@ -20,8 +20,8 @@ SCHEMES = [line.split(" = ") for line in SCHEMES]
 
 def name_of(path: str) -> Name:
     folders = [p for p in Path(path).parent.parts if p.lower() not in listing.SPLITS]
-    picture = files.suffix(path) in files.PICTURES
-    return Name(tuple(folders), files.stem(path), picture)
+    picture = formats.suffix(path) in formats.PICTURES
+    return Name(tuple(folders), formats.stem(path), picture)
 
 
 @pytest.mark.parametrize(("files", "wanted"), SCHEMES)

@@ -1,6 +1,6 @@
 """Several networks, each for scales of its own, as one file.
 
-python -m training.join runs/x4/best.pt runs/through/best.pt weights/brain.pt
+python -m training.join_weights runs/x4/best.pt runs/through/best.pt weights/brain.pt
 """
 
 from degradation import scale_name

@@ -7,7 +7,7 @@ from conftest import save_weights
 
 from inference import Upscaler
 from inference.checkpoints import load_checkpoint, save_checkpoint
-from training.join import joined
+from training.join_weights import joined
 from utils import DataError, UsageError
 
 SMALL = {"channels": 4, "blocks": 2, "half": 1, "estimator": True, "error_head": True}
