@@ -26,6 +26,7 @@ from utils import (
     collected_warnings,
     int_between,
     note,
+    one_line,
     progress,
     run_main,
     warn,
@@ -35,6 +36,7 @@ from utils import (
 LARGE = 2**30  # bytes of a result that are announced
 PIXELS = 2**18  # for each thread: of pictures that are enlarged together
 AHEAD = 16  # pictures that are read ahead
+MANY = 100  # inputs, from which on it is said how many there are
 # What changes a result: another one of these is another result.
 OPTIONS = ("scale", "through_plane", "voxel_size", "axis", "degradation", "consistent", "error_map",
            "simulate")  # fmt: skip
@@ -300,8 +302,8 @@ def tell(task: Task, about: dict) -> None:
         note(f"{source}: {task.plan.words}")
         if about.get("DegradationFrom") == "estimated":
             note(f"{source}: found {about['Degradation']}")
-    if "a guess" in task.plan.words:
-        warn(f"{source}: {task.plan.words}", False)
+    if "a guess" in task.plan.words and not task.scan.is_picture:  # of these it is only a hint
+        warn(f"{source}: finer than anything measured, a guess", False)
     if about.get("Unusual"):
         words = f"unlike all images that the network learned from ({about['Unusual']}); check it"
         warn(f"{source}: {words}", shown)
@@ -511,6 +513,8 @@ def main(argv=None):
             or not is_finished(job, upscaler, options)
         ]  # fmt: skip
         counts["finished before (--overwrite does them again)"] = len(mine) - len(jobs)
+        if len(jobs) >= MANY:
+            note(f"{len(jobs)} inputs; stopped with Ctrl-C, the same command goes on from there")
     figure = args.figure if args.figure is not None else args.report or not batch
     bar = batch and torchrun[0] == 0
     # Closed here: threads that the garbage collector must end can wait for one another for ever.
@@ -546,7 +550,7 @@ def run_jobs(jobs, found, args, bar: bool, counts: Counter) -> list[dict]:
                 counts[what] += 1
                 if isinstance(result, WriteError):
                     result = DataError(f"{result}; choose another --output DIR")
-                if failed and not job.batch:
+                if what == "failed" and not job.batch:
                     raise result
                 say(job, result, args)
                 if not failed:
@@ -568,8 +572,10 @@ def say(job, result, args) -> None:
         about = {"error": str(result)} if failed else result[1]
         files = [] if failed else [str(path) for path in result[0]]
         print(json.dumps({"input": str(job.source), "files": files, **about}), flush=True)
-    elif failed:
+    elif failed and job.batch:
         warn(f"skipped: {result}")
+    elif failed:  # there is nothing to gain
+        print(one_line(str(result)))
     elif not job.batch:
         for path in result[0]:
             note(f"written: {path}")

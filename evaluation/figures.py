@@ -254,7 +254,10 @@ def volume_figure(path, views: list[View], *, title="") -> None:
             rows += [[first, replace(first, image=view.after, text=NAMES[2], marks="")], panels]
         else:
             rows.append([first, *panels])
-    names = (*(f"{name}, detail" for name in NAMES[:3]), "expected error")
+    sizes = (zip(view.before.shape, view.after.shape) for view in views)
+    along_one = any(n == m for n, m in chain.from_iterable(sizes))  # thick slices from the side
+    shown = NAMES[0], "cubic" if along_one else NAMES[1], NAMES[2]
+    names = (*(f"{name}, detail" for name in shown), "expected error")
     for panel, name in zip(details[0], names):
         panel.text = name
     sheet, grid = draw_panels(rows, title, BAR if errors else 0)

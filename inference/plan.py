@@ -125,6 +125,11 @@ def plan_of_size(scan, plane, inside, across, size: float, voxels: str) -> Plan:
     words = f"{voxels}: {', '.join(done)}"
     if max(pixel / factor, distance / through) > 1.3 * size:
         words += "; finer than the network can make, the rest is interpolated"
+    long = np.array(scan.stored.shape[:3]) * np.array(scan.sizes)[scan.axes]
+    made = long / np.maximum(1, np.rint(long / size))
+    if (abs(made - size) > 0.02 * size).any():
+        made = " x ".join(f"{mm:.3g}" for mm in made)
+        words += f"; as the outer edges stay, voxels become {made} mm"
     return Plan(plane, factor, through, size, words + guess(pixel / factor if factor > 1 else 9))
 
 

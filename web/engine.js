@@ -47,7 +47,7 @@ async function enlarge(file, wish) {
   postMessage({ plan: plan.words.replace(/^x(\d)/, 'pictures do not say how large their pixels are: these become $1 times as fine') })
   if (shown?.result.stored.byteLength > 2 ** 27) shown = null // two large ones are too many
   const begun = performance.now(), result = await upscaler.follow(plan, scan, job)
-  if (plan.words.includes('a guess')) result.warnings.push(`${file.name}: ${plan.words}`)
+  if (plan.words.includes('a guess') && !scan.isPicture) result.warnings.push(`${file.name}: finer than anything measured, a guess`)
   const { Unusual: unusual } = result.about
   if (unusual) result.warnings.push(`${file.name}: unlike all images that the network learned from (${unusual}); check it`)
   shown = { scan, result, levels: scan.levels ?? scan.range ?? scan.blackAndWhite(scan.intensities()) }

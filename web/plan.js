@@ -1,5 +1,5 @@
 // What the voxels of a scan become: which factors in the plane and through it, and why (inference/plan.py). No DOM.
-import { DataError, PLANES } from './scan.js'
+import { DataError, PLANES, rint } from './scan.js'
 
 const FINE = 0.75 // mm: by themselves pixels become no finer than this
 const FINEST = 0.5 // mm: about the finest truth that results were compared with
@@ -15,7 +15,7 @@ export function planOf(scan, scales, wish = {}) {
   const plane = planeOf(scan), [distance, pixel] = thickness(scan, plane)
   const voxels = `slices ${g(distance, 3)} mm apart, pixels of ${g(pixel, 3)} mm`
   const plan = (scale, through, words, voxelSize = 0) => ({ plane, scale, through, voxelSize, words: `${voxels}: ${words}` })
-  if (wish.voxelSize) return planOfSize([distance, pixel], inside, across, wish.voxelSize, plan)
+  if (wish.voxelSize) return planOfSize(scan, [distance, pixel], inside, across, wish.voxelSize, plan)
   if (wish.scale) {
     const fine = pixel / wish.scale
     return plan(wish.scale, 1, `pixels become ${g(fine, 3)} mm, as asked${guess(fine)}`)
@@ -57,7 +57,7 @@ function planOfPicture(scan, inside, wish) {
 }
 
 /** The smallest factors that make voxels of this size or finer; the rest is resampled. */
-function planOfSize([distance, pixel], inside, across, size, plan) {
+function planOfSize(scan, [distance, pixel], inside, across, size, plan) {
   if (!(size >= FINEST && size <= 10)) throw new DataError(`voxels of ${FINEST} to 10 mm can be made`)
   const factor = [1, ...inside].find(s => pixel / s <= size * 1.02) ?? Math.max(1, ...inside)
   const through = [1, ...across].find(n => distance / n <= size * 1.02) ?? Math.max(1, ...across)
@@ -66,6 +66,8 @@ function planOfSize([distance, pixel], inside, across, size, plan) {
   if (factor > 1) done.unshift(`x${factor} in the plane`)
   let words = done.join(', ')
   if (Math.max(pixel / factor, distance / through) > 1.3 * size) words += '; finer than the network can make, the rest is interpolated'
+  const long = scan.dims.slice(0, 3).map((n, i) => n * scan.ownSizes[i]), made = long.map(mm => mm / Math.max(1, rint(mm / size)))
+  if (made.some(mm => Math.abs(mm - size) > 0.02 * size)) words += `; as the outer edges stay, voxels become ${made.map(mm => g(mm, 3)).join(' x ')} mm`
   return plan(factor, through, words + guess(factor > 1 ? pixel / factor : 9), size)
 }
 

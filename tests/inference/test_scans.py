@@ -93,7 +93,7 @@ def test_the_record_of_a_scan_says_what_was_done_and_why(tmp_path, run, capsys):
     fine = save_volume(tmp_path / "b.nii.gz", blob((26, 25, 6)).astype(np.int16), (0.8, 0.8, 3))
     run(fine, "--scale", 2)
     warnings = json.loads((tmp_path / "b_x2.json").read_text())["Warnings"]
-    assert "finer than anything measured, a guess" in warnings[0]
+    assert warnings == [f"{fine}: finer than anything measured, a guess"]
 
 
 @pytest.mark.parametrize(
@@ -187,3 +187,6 @@ def test_a_scan_that_is_fine_already_is_no_failure_among_others(tmp_path, run, c
     assert "1 upscaled, 1 left as they are" in captured.out
     assert "fine.nii.gz: " in captured.err and "nothing to gain" in captured.err
     assert [p.name for p in (tmp_path / "out").glob("*.nii.gz")] == ["coarse_x2_through-x2.nii.gz"]
+    assert run(tmp_path / "in/fine.nii.gz") == 0
+    captured = capsys.readouterr()
+    assert "nothing to gain" in captured.out and not captured.err
