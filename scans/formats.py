@@ -9,7 +9,7 @@ from pathlib import Path
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 VOLUMES = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".img.gz")
 DICOM = (".dcm", ".dicom", ".ima")
-RESULTS = "results of predict.py"
+RESULTS = "results of predict.py or train.py"
 # Known, but not read.
 UNREAD = (".gif", ".webp", ".jp2", ".heic", ".avif", ".nrrd", ".mha", ".mnc", ".zip", ".bz2")
 
@@ -39,7 +39,9 @@ def partner(path, ending: str) -> Path:
 
 
 def is_result(path: Path) -> bool:
-    """Whether predict.py wrote a file: the record that lies beside each result says so."""
+    """Whether predict.py wrote a file, as the record beside each result says, or train.py."""
+    if path.name in ("loss.png", "examples.png") and path.with_name("log.csv").exists():
+        return True
     name = re.sub("_(figure|error|superresError)$", "", stem(path))
     try:
         record = path.with_name(f"{name}.json")

@@ -80,14 +80,17 @@ def test_finished_is_what_was_made_of_the_same_input_in_the_same_way(tmp_path, r
 
 
 def test_a_folder_of_results_is_neither_done_again_nor_taken_as_input(tmp_path, run):
-    for name in ("a.png", "sub/b.png"):
+    for name in ("a.png", "sub/b.png", "run/loss.png", "run/examples.png", "other/loss.png"):
         picture(tmp_path / "d" / name)
+    (tmp_path / "d/run/log.csv").write_text("iteration,loss\n")  # as train.py leaves it
     assert run(tmp_path / "d")[0] == 0
     before = names(tmp_path / "d")
-    assert before == {"a.png", "a_x4.png", "sub/b.png", "sub/b_x4.png"}
+    made = {"a_x4.png", "sub/b_x4.png", "other/loss_x4.png"}
+    assert before - made == {"a.png", "sub/b.png", "run/loss.png", "run/examples.png",
+                             "run/log.csv", "other/loss.png"} and made < before  # fmt: skip
     (tmp_path / "d/a_x4.png").write_bytes(b"mark")
     said = run(tmp_path / "d")[1]
-    assert "2 finished before" in said and "results of earlier runs are not taken" in said
+    assert "3 finished before" in said and "results of earlier runs are not taken" in said
     assert names(tmp_path / "d") == before
     assert (tmp_path / "d/a_x4.png").read_bytes() == b"mark"
 
