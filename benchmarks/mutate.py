@@ -1,6 +1,6 @@
 # ruff: noqa: E501  a table, one fault a line
 """What the tests notice: small faults are put into the code, one at a time, and the tests of that
-file run. Prints the faults that no test notices, and their share.
+file run, then all. Prints the faults that no test notices, and their share.
 
     python benchmarks/mutate.py            all of them: some hours
     python benchmarks/mutate.py --only 15  so many of them, spread evenly
@@ -313,7 +313,7 @@ def main() -> int:
         for number, (file, tests, old, new) in enumerate(faults, 1):
             place, text = clone / file, (clone / file).read_text(encoding="utf-8")
             place.write_text(text.replace(old, new), encoding="utf-8")
-            survived = tests_pass(clone, tests)
+            survived = tests_pass(clone, tests) and tests_pass(clone, "tests")
             place.write_text(text, encoding="utf-8")
             alive += [f"{file}: {old!r} -> {new!r}"] * survived
             words = "SURVIVED" if survived else "noticed"
