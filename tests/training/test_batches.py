@@ -133,6 +133,10 @@ def test_with_wide_slices_are_thick_now_and_then_and_what_is_marked_is_there(sto
         assert torch.equal(there[middle], batch.present[middle])
         distances.add(round(float(batch.distance[0]) / 0.375))  # in slices
     assert 1 in distances and max(distances) <= 12 and len(distances) > 5
+    rng, options = np.random.default_rng(0), options_of(degradation="wide", neighbours=2)
+    looks = (batches.draw_looks(stock, np.full(4, 12), rng, (4, 4), options) for _ in range(400))
+    gaps = [look.step - look.thick for look in looks if look.thick > 1]
+    assert set(gaps) == {0, 1, 2, 3} and 0.6 < np.mean(np.equal(gaps, 0)) < 0.8  # most touch
     pictures = stock_of([np.full((1, 40, 40), 255, np.uint8)] * 3)  # of which no mean is made
     for iteration in range(8):
         batch = training_batch(pictures, iteration, options_of(degradation="wide", neighbours=2))

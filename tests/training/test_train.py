@@ -419,8 +419,11 @@ def test_runs_that_start_together_get_folders_of_their_own(command, no_figures, 
     assert train.main([*command, "--iterations", "2"]) == 0
     assert len(log(f"{first}-3")) == 2
     run_folder.create_run("named")
-    with pytest.raises(UsageError, match="--run named: exists already"):
-        run_folder.create_run("named")
+    Path("weights").mkdir()
+    Path("weights/best.pt").write_text("precious")
+    for name in ("named", "weights"):
+        with pytest.raises(UsageError, match=f"--run {name}: exists already"):
+            run_folder.create_run(name)
     status, _, _ = cli(train.main, "--data", "nowhere", "--run", "failed")
     assert status == 1 and not Path("failed").exists()  # nothing began: the name is free again
 
@@ -439,6 +442,13 @@ def test_validation_needs_no_float64_on_the_device(without_float64):
     pairs = [(0, (4, 4), hr[..., ::4, ::4].contiguous(), None, hr)]
     mse, psnr = train.validate(modules.Interpolation((4, 4)), pairs, 1)
     assert psnr == pytest.approx(-10 * np.log10(mse))
+
+
+def test_validation_scores_what_can_be_shown():
+    """White that comes out too bright is white."""
+    hr = torch.ones(1, 1, 16, 16)
+    pairs = [(0, (4, 4), 2 * hr[..., ::4, ::4], None, hr)]
+    assert train.validate(modules.Interpolation((4, 4)), pairs, 1)[0] == 0
 
 
 @pytest.mark.parametrize("damage", ["no folder", "no config", "config", "no last", "last", "best"])
