@@ -6,12 +6,11 @@ again, as both call load_parts.
 
 import hashlib
 import io
-import itertools
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import combinations, islice
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +18,9 @@ import numpy as np
 from scans import PLANES, read
 from scans.cache import DAY, fingerprint, mark_used, prune_cache, read_index
 from scans.copies import ENOUGH, SIZE, find_copies, thumbnail
-from scans.formats import PICTURES, kind_of, suffix
+from scans.formats import kind_of
 from scans.intensity import normalised
-from scans.listing import (  # noqa: F401
-    SPLITS,
-    ScanFile,
-    find_scans,
-    names_below,
-    subjects_of,
-    training_scans,
-)
+from scans.listing import SPLITS, UNKNOWN, ScanFile, names_below, subjects_of, training_scans
 from scans.packed import is_packed, packed_names, read_packed
 from scans.scan import to_ras
 from scans.splits import split_subjects
@@ -37,7 +29,6 @@ from utils import DataError, atomic_write, int_between, progress, warn
 
 OWN_DATA = Path(__file__).parent / "data" / "ds002748"  # what is used without --data
 LOOKED_AT = 20  # axial slices of a volume, evenly spread, that are looked at for copies
-UNKNOWN = "?"  # the subject of slices of which nobody knows whose they are
 FOREGROUND = 26  # of 255: more than a tenth of white
 SMALLEST = 8  # pixels along an edge; smaller ones are no slices
 AXES = {plane: (plane,) for plane in PLANES} | {"all": PLANES, "through": ("coronal", "sagittal")}
@@ -65,19 +56,10 @@ def add_data_arguments(add, slices: int = 0, axes=tuple(AXES), cache: bool = Tru
 
 
 def load_parts(
-    *,
-    data=None,
-    subjects=None,
-    each_file_a_subject: bool = False,
-    axis: str = "axial",
-    slices: int = 0,
-    cache="runs/cache",
-    seed: int = 0,
-    workers: int = 2,
-    split: bool = True,
-    quiet: bool = False,
-    seen=(),
-) -> tuple[dict, str]:
+    *, data=None, subjects=None, each_file_a_subject: bool = False, axis: str = "axial",
+    slices: int = 0, cache="runs/cache", seed: int = 0, workers: int = 2, split: bool = True,
+    quiet: bool = False, seen=(),
+) -> tuple[dict, str]:  # fmt: skip
     """({'train', 'val', 'test': Slices}, fingerprint): one call for training and evaluation.
 
     `load_parts(**{name: getattr(args, name) for name in DATA_OPTIONS})`. data: a folder of
@@ -89,8 +71,6 @@ def load_parts(
     entry, however the folder is written. Raises DataError where subjects are in doubt or too few,
     and where copies of one slice are on two sides of the split.
     """
-    if axis not in AXES:
-        raise DataError(f"axis {axis}: not one of {', '.join(AXES)}")
     root = Path(OWN_DATA if data is None else data)
     say = (lambda message: None) if quiet else warn
     if is_packed(root):
@@ -103,7 +83,7 @@ def load_parts(
         say(f"{doubt}; now all count as slices of one unknown subject")
         scans = [replace(scan, subject=UNKNOWN) for scan in scans]
     if axis == "through":
-        scans = [scan for scan in scans if scan.files or suffix(scan.path) not in PICTURES]
+        scans = [scan for scan in scans if not scan.is_picture]
         if not scans:
             raise DataError(f"{root}: holds pictures only; through-plane training needs volumes")
     part_of = split_subjects(scans, seed, seen=seen) if split else {}
@@ -253,9 +233,7 @@ def read_scan_file(scan: ScanFile) -> dict:
     if scan.files or kind_of(scan.path) in ("volume", "dicom"):
         return read_volume(scan)
     picture = read(scan.path)
-    data = picture.intensities()
-    black, white = picture.black_and_white(data)
-    pixels = np.clip((data - np.float32(black)) / np.float32(white - black), 0, 1)
+    pixels = normalised(picture.intensities(), picture.levels)
     if min(pixels.shape) < SMALLEST:
         size = f"{pixels.shape[1]}x{pixels.shape[0]}"
         raise DataError(f"{scan.path}: {size} is too small to train on")
@@ -301,14 +279,14 @@ def about_volume(pixels: np.ndarray, mm, first, whole=(1, 1, 1)) -> dict:
 
 def packed_scans(root: Path) -> tuple[list[ScanFile], str]:
     """The volumes in a packed file as scans, and '' or why the names do not tell the subjects."""
-    scans, names = [], []
+    scans = []
     for name in packed_names(root):
         *folders, last = name.split("/")
         split = next((SPLITS[f.lower()] for f in folders if f.lower() in SPLITS), "")
         inner = tuple(f for f in folders if f.lower() not in SPLITS)
-        scans.append(ScanFile(root / name, "", "", split, files=(root,)))
-        names.append(Name(inner, last, False))
-    return subjects_of(scans, names)
+        told_by = Name(inner, last, False)
+        scans.append(ScanFile(root / name, "", "", split, files=(root,), name=told_by))
+    return subjects_of(scans)
 
 
 def ras_intensities(path, files=(), series="") -> tuple[np.ndarray, list[float]]:
@@ -361,7 +339,7 @@ def slices_of_index(index: dict, pixels_file: Path, scans, root, axis: str, coun
     chosen, too_thick = [], []
     planes = [PLANES.index(plane) for plane in AXES[axis]]
     bounds = np.searchsorted(index["volume"], np.arange(len(index["start"]) + 1))
-    for v, (begin, end) in enumerate(itertools.pairwise(bounds)):
+    for v, (begin, end) in enumerate(pairwise(bounds)):
         if axis == "through" and index["thick"][v]:
             too_thick.append(scans[index["owner"][v]].path)
             continue
@@ -388,8 +366,7 @@ def slices_of_index(index: dict, pixels_file: Path, scans, root, axis: str, coun
 
 def decode(scans: list[ScanFile], file, workers: int, quiet: bool) -> dict:
     """Write the volumes of all files into a file, and return what says where each of them is."""
-    volumes, bad, position, first_error = [], [], 0, ""
-    looked_at, thumbnails = [], []
+    volumes, bad, position, looked_at, thumbnails = [], [], 0, [], []
 
     def read_one(scan):
         try:
@@ -397,16 +374,16 @@ def decode(scans: list[ScanFile], file, workers: int, quiet: bool) -> dict:
         except DataError as error:
             return error
 
-    numbered = iter(progress(scans, desc="reading", unit="file", disable=quiet))
-    with ThreadPoolExecutor(workers) as pool:
+    bar = progress(total=len(scans), desc="reading", unit="file", disable=quiet)
+    with ThreadPoolExecutor(workers) as pool, bar:
         # A few scans at a time: what waits to be written is bounded.
         for begin in range(0, len(scans), 4 * workers):
-            part = list(islice(numbered, 4 * workers))
+            part = scans[begin : begin + 4 * workers]
             for owner, found in enumerate(pool.map(read_one, part), begin):
+                bar.update()
                 if isinstance(found, DataError):
                     warn(f"left out: {found}")
                     bad.append(owner)
-                    first_error = first_error or f" ({found})"
                     continue
                 pixels = np.ascontiguousarray(found.pop("pixels"))
                 file.write(pixels.data)
@@ -415,9 +392,8 @@ def decode(scans: list[ScanFile], file, workers: int, quiet: bool) -> dict:
                 thumbnails += [thumbnail(pixels[place]) for place in some]
                 volumes.append(found | dict(start=position, size=pixels.shape, owner=owner))
                 position += pixels.size
-    next(numbered, None)  # ends the bar
     if not volumes:
-        raise DataError(f"{scans[0].path.parent}: no slice could be read of any file{first_error}")
+        raise DataError(f"{scans[0].path.parent}: no slice could be read of any file")
     index = {name: np.array([v[name] for v in volumes])
              for name in ("start", "size", "mm", "first", "owner", "thick")}  # fmt: skip
     table = [(v, plane, place) for v, found in enumerate(volumes)

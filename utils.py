@@ -142,6 +142,15 @@ def write_json(path, content) -> Path:
     return Path(path)
 
 
+def read_json(path) -> dict:
+    """What a JSON file says; {} if there is none, or none that can be read."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 # --- command line and messages --------------------------------------------------------------------
 
 
@@ -182,9 +191,6 @@ class LogLines:
         if text.strip():
             print(text.strip(), file=sys.stderr, flush=True)
 
-    def flush(self) -> None:
-        pass
-
 
 def progress(items=None, total=None, desc="", unit="it", *, disable=False, **options) -> tqdm:
     """A progress bar around items, or moved by its update(); none with --quiet.
@@ -200,12 +206,11 @@ def progress(items=None, total=None, desc="", unit="it", *, disable=False, **opt
 
 @lru_cache(maxsize=2)
 def of_project(key: str) -> str:
-    """A value of pyproject.toml, where name and version stand alone; '' outside a clone."""
-    text = ""
-    with suppress(OSError):
+    """A value of pyproject.toml, where name and version stand alone; `unknown` outside a clone."""
+    with suppress(OSError, TypeError):
         text = Path(__file__).with_name("pyproject.toml").read_text(encoding="utf-8")
-    found = re.search(rf'^{key} *= *"([^"]+)"', text, re.MULTILINE)
-    return found[1] if found else "unknown"
+        return re.search(rf'^{key} *= *"([^"]+)"', text, re.MULTILINE)[1]
+    return "unknown"
 
 
 def version() -> str:
@@ -266,14 +271,10 @@ def int_between(least: int, most: int = 2**31):
     """An argparse type: a whole number in this range."""
 
     def parse(text):
-        try:
-            number = int(text)
-        except ValueError:
-            words = f"{text} is no whole number in {least} ... {most}"
-            raise argparse.ArgumentTypeError(words) from None
-        if not least <= number <= most:
-            raise argparse.ArgumentTypeError(f"{text} is not in {least} ... {most}")
-        return number
+        with suppress(ValueError):
+            if least <= int(text) <= most:
+                return int(text)
+        raise argparse.ArgumentTypeError(f"{text} is not in {least} ... {most}, whole numbers")
 
     return parse
 
@@ -286,11 +287,8 @@ def pick_device(name: str = "auto"):
     import torch  # takes a second, which --help can save
 
     if name == "auto":
-        name = "cpu"
-        if torch.cuda.is_available():
-            name = "cuda"
-        elif torch.backends.mps.is_available():
-            name = "mps"
+        mps = "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else mps
     with suppress(RuntimeError, AssertionError):
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -309,8 +307,7 @@ def bf16_works() -> bool:
 
     flags = ""
     with suppress(OSError):
-        found = re.search(r"^flags\s*:.*$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-        flags = found.group() if found else ""
+        flags = Path("/proc/cpuinfo").read_text()
     if " avx512_bf16" not in flags or not torch.backends.mkldnn.is_available():
         return False
     if " amx" in flags:

@@ -17,7 +17,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import dataset
-from scans.formats import PICTURES, suffix
+from scans.formats import suffix
 from scans.listing import names_below, training_scans
 from scans.packed import encoded, write_packed
 from utils import DataError, Parser, UsageError, note, progress, run_main
@@ -35,7 +35,7 @@ def slab(volume: np.ndarray, share: float, number: int) -> np.ndarray:
 def pack(source: Path, target: Path, limit: int, without_test: bool) -> None:
     """Write the volumes of a folder into a zip file of at most `limit` bytes."""
     scans, _ = training_scans(source)
-    scans = [s for s in scans if s.files or suffix(s.path) not in PICTURES]
+    scans = [s for s in scans if not s.is_picture]
     scans = [s for s in scans if not (without_test and s.split == "test")]
     if not scans:
         raise DataError(f"{source}: holds no volumes")

@@ -19,7 +19,7 @@ import numpy as np
 
 import dataset
 from scans import PLANES
-from scans.formats import PICTURES, natural, suffix
+from scans.formats import natural
 from scans.listing import ScanFile, training_scans
 from scans.splits import split_subjects
 from scans.subjects import KNOWN, person_key, read_table
@@ -112,7 +112,7 @@ def main(argv=None):
         raise UsageError(f"{out}: exists already; name a new folder")
 
     scans, doubt = training_scans(source, args.subjects, args.each_file_a_subject)
-    scans = [s for s in scans if s.files or suffix(s.path) not in PICTURES]
+    scans = [s for s in scans if not s.is_picture]
     if not scans:
         raise DataError(f"{source}: holds no volumes (nii, mgz, img, dcm)")
     if doubt:

@@ -7,14 +7,13 @@ import numpy as np
 import torch
 
 import scans
-from dataset import UNKNOWN, find_scans
 from evaluation.metrics import score
 from inference.plan import plan_of
 from inference.through_plane import resampling_matrix
 from inference.upscaler import Upscaler
 from scans import Scan
 from scans.formats import RESULTS, stem
-from scans.listing import files_below, subjects_of
+from scans.listing import UNKNOWN, files_below, find_scans, subjects_of
 from utils import DataError, UsageError, note, warn
 
 
@@ -27,7 +26,7 @@ def pairs_of(low: Path, high: Path) -> list[tuple[Path, Path, str]]:
         raise UsageError(f"--pairs {low} {high}: takes two folders, or two files, that exist")
     if not high.is_dir():
         return [(low, high, stem(high))]
-    scans_there, doubt = subjects_of(*files_below(high))
+    scans_there, doubt = subjects_of(files_below(high))
     if doubt:
         warn(f"{high}: cannot tell whose slices these are ({doubt}); all count as of one subject")
     wanted = {s.path: UNKNOWN if doubt else s.subject for s in scans_there if s.left_out != RESULTS}

@@ -167,7 +167,7 @@ def scans_below(image: Path, series, force: bool, alone: bool) -> list[tuple]:
         return [(image.parent, scan, None) for scan in scans]
     bids = image if (image / "dataset_description.json").is_file() else None
     scans, left = [], Counter()
-    for scan in chosen_scans(image, files_below(image)[0], series):
+    for scan in chosen_scans(image, files_below(image), series):
         why = scan.left_out
         if bids and not why and not is_anatomical(scan.path, image):
             why = "files outside sub-*/anat"

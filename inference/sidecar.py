@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import sys
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from inference.error_map import INTERVAL
 from scans.formats import partner, suffix
-from utils import as_data_error, atomic_write, name_of_program, version, write_json
+from utils import as_data_error, atomic_write, name_of_program, read_json, version, write_json
 
 ERROR = "_error"  # what the labels of error maps end in
 BIDS_VERSION = "1.10.0"
@@ -117,12 +118,11 @@ def source_of(job) -> str:
 
 def read_record(path) -> dict:
     """The record of a result that this program wrote; {} if there is none."""
-    try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-        ours = found["GeneratedBy"][0]["Name"] == name_of_program() and "SourceSHA256" in found
-        return found if ours else {}
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
-        return {}
+    found = read_json(path)
+    with suppress(KeyError, TypeError, IndexError):
+        if found["GeneratedBy"][0]["Name"] == name_of_program() and "SourceSHA256" in found:
+            return found
+    return {}
 
 
 def is_of(found: dict, job) -> bool:
@@ -178,10 +178,7 @@ def write_description(output: Path, root: Path) -> None:
         "DatasetLinks": {"source": source["URL"]},
     }
     about |= {key: given[key] for key in ("License", "Authors") if given.get(key)}
-    words = (
-        f"Enlarged by {name_of_program()} {version()}. How each file was made stands in the JSON "
-        "beside it.\n"
-    )
+    words = "How each file was made stands in the JSON beside it.\n"
     with atomic_write(output / "README", "w") as file:
-        file.write(words)
+        file.write(f"Enlarged by {name_of_program()} {version()}. {words}")
     write_json(path, about)

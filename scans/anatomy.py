@@ -1,13 +1,13 @@
 """What shows no anatomy and is not to be enlarged or learned from: by names, sidecars, headers and,
 for label maps that nothing else gives away, by values."""
 
-import json
 import re
 from pathlib import Path
 
 import numpy as np
 
 from scans.formats import PICTURES, first_bytes, partner, stem, suffix
+from utils import read_json
 
 FIELD, PERFUSION = "field maps or parts of complex images", "perfusion images"
 OTHER = "CT, PET or spectroscopy"
@@ -53,16 +53,8 @@ def why_not_anatomy(path, folders=None, series=None) -> str:
     found += [BIDS[folder] for folder in folders if folder in BIDS]
     if found or suffix(path) in PICTURES:
         return found[0] if found else ""
-    return kind_by_tags(series.tags if series else sidecar(path)) or kind_by_intent(path)
-
-
-def sidecar(path: Path) -> dict:
-    """The JSON file beside a volume, as BIDS and dcm2niix write it; {} if there is none."""
-    try:
-        found = json.loads(path.with_name(stem(path) + ".json").read_text(encoding="utf-8"))
-        return found if isinstance(found, dict) else {}
-    except (OSError, ValueError, RecursionError):
-        return {}
+    tags = series.tags if series else read_json(path.with_name(f"{stem(path)}.json"))
+    return kind_by_tags(tags) or kind_by_intent(path)
 
 
 def kind_by_tags(tags: dict) -> str:
@@ -75,7 +67,7 @@ def kind_by_tags(tags: dict) -> str:
     kinds = [str(k).upper() for k in (kinds if isinstance(kinds, list) else [kinds]) if k]
     kinds.append(str(tags.get("ComplexImageComponent", "")).upper())
     # P_FFE is a phase image of Philips. Where magnitude is named too, the file has both.
-    parts = {k.split("_")[0] for k in kinds} | set(kinds)
+    parts = {k.split("_")[0] for k in kinds}
     if parts & {"P", "PHASE", "R", "REAL", "I", "IMAGINARY"} and not parts & {"M", "MAGNITUDE"}:
         return FIELD
     words = [*kinds, str(tags.get("SeriesDescription", ""))]  # ProtocolName may be of all series

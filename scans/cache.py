@@ -42,10 +42,9 @@ def fingerprint(scans: list[ScanFile], root, cache=None, remember=True) -> str:
         now = time.time()
         changes = list(pool.map(last_change, files))
         known = Path(cache or ".", f"{digest(b'%d %d %d' % c for c in changes)}.digest")
-        with suppress(OSError, ValueError):
-            key = known.read_text() if cache else ""
-            if len(key) == 16 and int(key, 16) >= 0:
-                return key
+        with suppress(OSError):
+            if cache:
+                return known.read_text()
         key = digest(pool.map(file_signature, files))
     # A file that was just written could be written again within the same tick of the clock.
     settled = max(max(change[1:]) for change in changes) < (now - SETTLED) * 1e9

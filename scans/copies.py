@@ -14,6 +14,8 @@ import numpy as np
 SIZE = 32  # pixels along an edge of a thumbnail
 ALIKE = 0.95  # correlation from which two thumbnails are of one picture
 ENOUGH = 20  # pairs to find before the search ends
+BLUR = np.exp(-(np.subtract.outer(range(SIZE), range(SIZE)) ** 2) / 4.5)
+BLUR = (BLUR / BLUR.sum(1, keepdims=True)).astype(np.float32)  # a Gaussian of 1.5 pixels, as matrix
 
 
 @lru_cache(maxsize=256)
@@ -24,19 +26,11 @@ def averages(n: int) -> np.ndarray:
     return (inside.clip(0) * (SIZE / n)).astype(np.float32)
 
 
-@lru_cache(maxsize=1)
-def blur() -> np.ndarray:
-    """(SIZE, SIZE): a Gaussian of 1.5 thumbnail pixels, as a matrix."""
-    i = np.arange(SIZE)
-    weights = np.exp(-((i[:, None] - i) ** 2) / 4.5)
-    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
-
-
 def thumbnail(pixels: np.ndarray) -> np.ndarray:
     """What is compared of a slice (H, W) uint8: int8 (SIZE * SIZE,), all 0 where it is flat."""
     h, w = pixels.shape
     small = averages(h) @ pixels.astype(np.float32) @ averages(w).T
-    small -= blur() @ small @ blur().T
+    small -= BLUR @ small @ BLUR.T
     small -= small.mean()
     most = np.abs(small).max()
     return np.rint(small * (127 / most if most > 0.1 else 0)).astype(np.int8).ravel()

@@ -1,17 +1,19 @@
 """The formats: what a file is, by its content and its name. They are read and written in
 pictures.py, volumes.py and dicom.py; `scans.read` chooses."""
 
-import json
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
+
+from isal import igzip
+
+from utils import read_json
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 VOLUMES = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".img.gz")
 DICOM = (".dcm", ".dicom", ".ima")
 RESULTS = "results of predict.py or train.py"
-# Known, but not read.
-UNREAD = (".gif", ".webp", ".jp2", ".heic", ".avif", ".nrrd", ".mha", ".mnc", ".zip", ".bz2")
 
 
 def natural(text) -> list:
@@ -43,11 +45,7 @@ def is_result(path: Path) -> bool:
     if path.name in ("loss.png", "examples.png") and path.with_name("log.csv").exists():
         return True
     name = re.sub("_(figure|error|superresError)$", "", stem(path))
-    try:
-        record = path.with_name(f"{name}.json")
-        return record.exists() and "SourceSHA256" in json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        return False
+    return "SourceSHA256" in read_json(path.with_name(f"{name}.json"))
 
 
 def kind_of(path) -> str:
@@ -72,29 +70,20 @@ def kind_of(path) -> str:
 
 def first_bytes(path) -> bytes:
     """The first bytes of a file, unpacked if it is gzipped; none if it cannot be read."""
-    try:
+    with suppress(Exception):  # damaged in any way: whoever reads all of it says what is wrong
         if os.path.isfile(path):
             with unpacked(path) as file:
                 return file.read(540)
-    except Exception:  # damaged in any way: whoever reads all of it says what is wrong
-        pass
     return b""
 
 
 def unpacked(path):
     """Open a file for reading, through gzip if it is gzipped."""
-    file = open(path, "rb")
-    if file.read(2) == b"\x1f\x8b":
-        from isal import igzip
-
-        file.close()
-        return igzip.open(path)
-    file.seek(0)
-    return file
+    with open(path, "rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    return igzip.open(path) if packed else open(path, "rb")
 
 
 def open_gzip_for_writing(file):
     """A stream that packs into an open file, ten times as fast as Python's own at equal sizes."""
-    from isal import igzip
-
     return igzip.IGzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0)

@@ -55,7 +55,8 @@ def without_padding(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def normalised(data: np.ndarray) -> np.ndarray:
-    """A scan with black as 0 and white as 1, and nothing beyond: float32 of the same shape."""
-    black, white = intensity_range(data)
+def normalised(data: np.ndarray, levels=None) -> np.ndarray:
+    """A scan with black as 0 and white as 1, and nothing beyond: float32 of the same shape. levels:
+    (black, white) where they are known."""
+    black, white = levels or intensity_range(data)
     return np.clip((data - np.float32(black)) / np.float32(white - black), 0, 1)

@@ -8,29 +8,15 @@ from pathlib import Path
 
 from scans.anatomy import why_not_anatomy
 from scans.dicom import dicom_series
-from scans.formats import (
-    PICTURES,
-    RESULTS,
-    UNREAD,
-    VOLUMES,
-    is_result,
-    kind_of,
-    natural,
-    stem,
-    suffix,
-)
-from scans.subjects import (
-    KNOWN,
-    PERSON,
-    Name,
-    infer_subjects,
-    strip_scan_words,
-    subjects_from_table,
-)
+from scans.formats import PICTURES, RESULTS, VOLUMES, is_result, kind_of, natural, stem, suffix
+from scans.subjects import Name, infer_subjects, is_class, subjects_from_table
 from utils import DataError, reason, warn
 
+UNKNOWN = "?"  # the subject of slices of which nobody knows whose they are
 SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 SPLITS |= dict.fromkeys(("val", "valid", "validation"), "val")
+# Known, but not read.
+UNREAD = (".gif", ".webp", ".jp2", ".heic", ".avif", ".nrrd", ".mha", ".mnc", ".zip", ".bz2")
 
 
 @dataclass(frozen=True)
@@ -49,6 +35,11 @@ class ScanFile:
     series: str = ""
     about: str = ""
     left_out: str = ""
+    name: Name | None = None  # what its subject is told by
+
+    @property
+    def is_picture(self) -> bool:
+        return not self.files and suffix(self.path) in PICTURES
 
 
 def names_below(root, scans: list[ScanFile]) -> list[str]:
@@ -60,15 +51,15 @@ def names_below(root, scans: list[ScanFile]) -> list[str]:
 
 def find_scans(root) -> list[ScanFile]:
     """All pictures, volumes and DICOM series below a folder, in natural order. DataError: none."""
-    return subjects_of(*files_below(Path(root)))[0]
+    return subjects_of(files_below(Path(root)))[0]
 
 
-def files_below(root: Path) -> tuple[list[ScanFile], list[Name]]:
-    """The scans below a folder, as yet without subjects, and what their subjects are told by."""
+def files_below(root: Path) -> list[ScanFile]:
+    """The scans below a folder, as yet without subjects."""
     if not root.is_dir():
         words = "is a file; --data takes the folder of a data set"
         raise DataError(f"{root}: {words if root.exists() else 'no such folder'}")
-    scans, names, seen, unread = [], [], set(), Counter()
+    scans, seen, unread = [], set(), Counter()
 
     def leave_out(error):
         warn(f"left out: {error.filename}: {reason(error)}")
@@ -94,35 +85,30 @@ def files_below(root: Path) -> tuple[list[ScanFile], list[Name]]:
                 dicom.append(path)
             elif usual or (kind == "volume" and suffix(path)[:4] != ".hdr"):
                 why = RESULTS if is_result(path) else why_not_anatomy(path, inner)
-                scans.append(ScanFile(path, "", group, split, left_out=why))
-                names.append(Name(inner, stem(path), suffix(path) in PICTURES))
+                told_by = Name(inner, stem(path), suffix(path) in PICTURES)
+                scans.append(ScanFile(path, "", group, split, left_out=why, name=told_by))
             elif suffix(path) in UNREAD:
                 unread[suffix(path)] += 1
         for series in dicom_series(dicom) if dicom else ():
             first, *others = series.files
             path = Path(folder) if others else first
             why = why_not_anatomy(first, inner, series)
-            about = (series.files, series.number, series.about, why)
+            told_by = Name(inner, "" if others else stem(path), False, series.patient)
+            about = (series.files, series.number, series.about, why, told_by)
             scans.append(ScanFile(path, "", group, split, *about))
-            names.append(Name(inner, "" if others else stem(path), False, series.patient))
     for end, n in unread.items():
         warn(f"{root}: left out: {n} {end}: unpack archives, save others as PNG or NIfTI")
     if not scans:
         raise DataError(f"{root}: holds no slices (png, jpeg, tiff) and no volumes (nii, mgz, dcm)")
-    return scans, names
+    return scans
 
 
-def subjects_of(scans: list[ScanFile], names: list[Name]) -> tuple[list[ScanFile], str]:
+def subjects_of(scans: list[ScanFile]) -> tuple[list[ScanFile], str]:
     """The scans with subject and class, and '' or why the names do not tell the subjects."""
-    subjects, doubt = infer_subjects(names)
-    found = []
-    for scan, subject in zip(scans, subjects):
-        # A class is the first folder below train or test, if it is not a person's.
-        pieces, group = strip_scan_words(scan.group), scan.group
-        if not pieces or subject in pieces or KNOWN.search(group) or PERSON.search(group):
-            group = ""
-        found.append(replace(scan, subject=subject or "?", group=group))
-    return found, doubt
+    subjects, doubt = infer_subjects([scan.name for scan in scans])
+    groups = (s.group if is_class(s.group, who) else "" for s, who in zip(scans, subjects))
+    rows = zip(scans, subjects, groups)
+    return [replace(s, subject=who or UNKNOWN, group=group) for s, who, group in rows], doubt
 
 
 def training_scans(root, subjects=None, each_file=False, say=warn) -> tuple[list[ScanFile], str]:
@@ -133,23 +119,22 @@ def training_scans(root, subjects=None, each_file=False, say=warn) -> tuple[list
     say: called with warnings.
     """
     root = Path(root)
-    scans, names = files_below(root)
+    scans = files_below(root)
     left = Counter(scan.left_out for scan in scans if scan.left_out)
     if left:
         example = next(scan.path for scan in scans if scan.left_out)
         words = ", ".join(f"{n} {kind}" for kind, n in left.items())
         say(f"left out by names or headers: {words} (such as {example})")
-        kept = [i for i, scan in enumerate(scans) if not scan.left_out]
-        scans, names = [scans[i] for i in kept], [names[i] for i in kept]
+        scans = [scan for scan in scans if not scan.left_out]
         if not scans:
             raise DataError(f"{root}: holds nothing else than {words}")
-    scans, doubt = subjects_of(scans, names)
+    scans, doubt = subjects_of(scans)
     if subjects or each_file:
         places = (s.path.relative_to(root).as_posix() for s in scans)
         chosen = (f"{p.removesuffix(suffix(p))} {s.series}".strip() for p, s in zip(places, scans))
         chosen = subjects_from_table(subjects, root, scans) if subjects else chosen
         return [replace(scan, subject=subject) for scan, subject in zip(scans, chosen)], ""
-    ids = (s.subject for s, name in zip(scans, names) if name.picture)
+    ids = (s.subject for s in scans if s.is_picture)
     example = next((s for s in ids if re.fullmatch(r"I?\d{5,7}", s)), "")
     if example and not doubt:
         say(
@@ -157,7 +142,7 @@ def training_scans(root, subjects=None, each_file=False, say=warn) -> tuple[list
             "visits of one person may be split: --subjects FILE says who is who"
         )
     if doubt:
-        shown = [s for s in scans if s.subject == "?"] or scans
+        shown = [s for s in scans if s.subject == UNKNOWN] or scans
         shown = shown[:: max(1, len(shown) // 3)][:3]
         examples = ", ".join(f"{s.path.relative_to(root)} of {s.subject!r}" for s in shown)
         doubt = (

@@ -2,7 +2,6 @@
 
 import io
 import json
-import math
 import zipfile
 from pathlib import Path
 
@@ -60,7 +59,7 @@ def encoded(volume: np.ndarray) -> bytes:
 def montage(volume: np.ndarray) -> np.ndarray:
     """The slices (S, H, W) of a volume side by side in one picture, about square."""
     s, h, w = volume.shape
-    columns = min(s, max(1, round(math.sqrt(s * h / w))))
+    columns = min(s, max(1, round((s * h / w) ** 0.5)))
     rows = -(-s // columns)
     padded = np.concatenate((volume, np.zeros((rows * columns - s, h, w), volume.dtype)))
     return padded.reshape(rows, columns, h, w).swapaxes(1, 2).reshape(rows * h, columns * w)

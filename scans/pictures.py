@@ -189,26 +189,20 @@ def grey_values(values: np.ndarray, path: Path, force: bool) -> np.ndarray:
     return grey
 
 
-def write_picture(path, values: np.ndarray, words: str = "") -> Path:
-    """Write a picture (H, W) in the type of its values.
+def write_picture(path, values: np.ndarray) -> Path:
+    """Write a picture (H, W) in the type of its values: 8 and 16 bits as PNG, others as TIFF.
 
-    path: without an ending. 8 and 16 bits become PNG, other types TIFF. words: stand in the file as
-    its description. Returns the path of the file, which appears only when it is whole.
+    path: without an ending. Returns the path of the file, which appears only when it is whole.
     """
     from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
 
     small = values.dtype in (np.uint8, np.uint16)
     path = Path(f"{path}{'.png' if small else '.tif'}")
     with atomic_write(path) as file:
         if small:
-            about = PngInfo()
-            if words:
-                about.add_text("Description", words)
-            Image.fromarray(values).save(file, format="PNG", compress_level=1, pnginfo=about)
+            Image.fromarray(values).save(file, format="PNG", compress_level=1)
         else:
             import tifffile
 
-            tifffile.imwrite(file, values, photometric="minisblack", metadata=None,
-                             description=words or None)  # fmt: skip
+            tifffile.imwrite(file, values, photometric="minisblack", metadata=None)
     return path

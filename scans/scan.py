@@ -81,13 +81,6 @@ class Scan:
             values = (values - np.float32(self.inter)) / np.float32(self.slope)
         return fit_type(values, dtype)
 
-    def from_stored(self, values: np.ndarray) -> np.ndarray:
-        """The reverse of `to_stored`, float32."""
-        values = values.astype(np.float32)
-        if (self.slope, self.inter) == (1, 0):
-            return values
-        return values * np.float32(self.slope) + np.float32(self.inter)
-
     # --- slices ---
 
     def slices(self, array: np.ndarray, view: View = ("axial", False)) -> np.ndarray:
@@ -130,10 +123,9 @@ class Scan:
         return [factor.get(axis, 1) for axis in self.axes]
 
     def empty_like(self, shape, dtype=None) -> np.ndarray:
-        """Zeros for an enlarged scan. Integers stay what they are, all else is float32."""
-        dtype = np.dtype(self.stored.dtype if dtype is None else dtype)
-        kind = dtype if dtype.kind in "iu" else np.dtype(np.float32)
-        return np.zeros((*shape, *self.stored.shape[len(shape) :]), kind, order="F")
+        """Zeros for an enlarged scan: of its own type if that is an integer one, else float32."""
+        dtype = dtype or (self.stored.dtype if self.stored.dtype.kind in "iu" else np.float32)
+        return np.zeros((*shape, *self.stored.shape[len(shape) :]), dtype, order="F")
 
     def resampled(self, out: np.ndarray, about=None) -> "Scan":
         """The scan with other voxels, the outer edges of the grid where they were.

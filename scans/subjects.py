@@ -83,6 +83,12 @@ def strip_scan_words(text: str) -> tuple[str, ...]:
     return tuple(piece for piece in pieces if piece)
 
 
+def is_class(folder: str, subject: str) -> bool:
+    """Whether the first folder below train or test is a class, and not a person's."""
+    pieces, person = strip_scan_words(folder), KNOWN.search(folder) or PERSON.search(folder)
+    return bool(pieces) and subject not in pieces and not person
+
+
 def unnumbered(text: str) -> str:
     """The text without the number at its end, if that stands apart: `218391_78` as 218391."""
     return re.sub(r"[-_ .#]+\d+$", "", text)

@@ -17,7 +17,6 @@ import pytest
 import torch
 from PIL import Image
 
-import dataset
 import evaluate
 import predict
 import scans
@@ -25,6 +24,7 @@ import train
 import utils
 from benchmarks import fuzz
 from scans.formats import kind_of
+from scans.listing import find_scans
 
 POSIX = os.name == "posix"
 
@@ -327,7 +327,7 @@ def test_links_in_circles_end(tmp_path, upscale):
     (source / "self").symlink_to(source / "self")
     (source / "ping").symlink_to(source / "pong")
     (source / "pong").symlink_to(source / "ping")
-    assert [scan.path for scan in dataset.find_scans(source)] == [source / "a" / "x.png"]
+    assert [scan.path for scan in find_scans(source)] == [source / "a" / "x.png"]
     status, printed, _ = upscale("--image", source, "--output", tmp_path / "out")
     assert status == 0 and "1 upscaled" in printed
 
@@ -343,7 +343,7 @@ def test_a_closed_folder_is_named(tmp_path, capsys, monkeypatch):
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    assert len(dataset.find_scans(tmp_path)) == 1
+    assert len(find_scans(tmp_path)) == 1
     assert "closed" in capsys.readouterr().err
 
 
