@@ -174,11 +174,6 @@ def full_name(name: str, scale: Scale) -> str:
     return degradation_name(degradation) if 1 in scale else name
 
 
-def cells(scale: Scale) -> tuple[str, ...]:
-    """The degradations of the big table: what `evaluate.py --degradation all` means."""
-    return THROUGH if 1 in scale else CELLS
-
-
 def validation_degradations(name: str, scale: Scale) -> tuple[str, ...]:
     """The degradations that one of training stands for at validation. Raises UsageError."""
     if name == "wide" and 1 in scale:
@@ -327,7 +322,7 @@ def degrade(hr, degradation, scale: Scale = (4, 4), *, seed=0, rounded=True) -> 
     for what, change in AFTERWARDS.items():
         which = [i for i, d in enumerate(all_of) if getattr(d, what)]
         if what == "jpeg":
-            lr = quantise(lr)
+            lr = lr.clamp(0, 1).mul_(255).round_().div_(255)  # as a file of 8 bits would hold it
         if which and not many:
             lr = change(lr, all_of)
         elif which:
@@ -349,11 +344,6 @@ def to_device(tensor: torch.Tensor, device) -> torch.Tensor:
     if torch.device(device).type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)  # MPS would copy what may have been freed by then
-
-
-def quantise(lr: torch.Tensor) -> torch.Tensor:
-    """Clamp to [0, 1] and round to 8 bits: the LR picture as a file would hold it."""
-    return lr.clamp(0, 1).mul_(255).round_().div_(255)
 
 
 def add_noise(slices: torch.Tensor, size, rician, seed) -> torch.Tensor:
@@ -542,12 +532,9 @@ def draw_slice_profile(rng: np.random.Generator) -> Degradation:
 @lru_cache(maxsize=1)
 def smooth_curves() -> np.ndarray:
     """The matrix (256, 6) that makes smooth curves of 6 knots, the first of them black."""
-    curves = []
-    for knots in np.eye(6):
-        curve = np.interp(np.linspace(0, 5, 256), np.arange(6), knots)
-        curve = np.pad(curve, 24, mode="reflect", reflect_type="odd")
-        curves.append(np.convolve(curve, np.ones(49) / 49, "valid"))
-    return np.stack(curves, 1)
+    curves = [np.interp(np.linspace(0, 5, 256), np.arange(6), knots) for knots in np.eye(6)]
+    curves = np.pad(curves, ((0, 0), (24, 24)), mode="reflect", reflect_type="odd")
+    return np.lib.stride_tricks.sliding_window_view(curves, 49, 1).mean(2).T
 
 
 def random_contrasts(rng: np.random.Generator, count: int) -> np.ndarray:

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 import dataset
-from degradation import cells, full_name, parse_scale, scale_name
+from degradation import CELLS, THROUGH, full_name, parse_scale, scale_name
 from evaluation import pairs
 from evaluation.figures import examples_figure
-from evaluation.metrics import gains_over, metrics_table, note_legend
+from evaluation.metrics import metrics_table, note_legend
 from evaluation.scoring import example_of, gains_table, score_slices, table_of
 from evaluation.volume_scores import volume_scores
 from inference import Upscaler
@@ -112,6 +112,7 @@ def arguments(argv=None):
                      "--consistent, --data, --split")  # fmt: skip
     if args.pairs and args.examples:
         parser.error("--examples draws slices that were degraded here, no --pairs")
+    args.split = "pairs" if args.pairs else args.split or "test"
     return args, configs
 
 
@@ -132,7 +133,8 @@ def load_upscalers(args, device) -> dict[str, Upscaler]:
     if args.told and all(up.network.estimator is None for up in upscalers.values()):
         raise UsageError("--told: none of these networks takes a description of the degradation")
     names = args.degradation or (["box"] if 1 in args.scale else ["bicubic"])
-    names = cells(args.scale) if "all" in names else names
+    if "all" in names:  # the big table of docs/STUDY.md
+        names = THROUGH if 1 in args.scale else CELLS
     args.degradation = list(dict.fromkeys(full_name(name, args.scale) for name in names))
     return upscalers
 
@@ -174,10 +176,9 @@ def load_slices(args):
     """The slices to score."""
     options = {name: getattr(args, name) for name in dataset.DATA_OPTIONS}
     parts, _ = dataset.load_parts(**options, split=args.split != "all", seen=args.seen)
-    split = args.split or "test"
-    if not len(parts[split]):
-        raise nobody(args, split)
-    return parts[split]
+    if not len(parts[args.split]):
+        raise nobody(args, args.split)
+    return parts[args.split]
 
 
 def nobody(args, split: str) -> DataError:
@@ -199,9 +200,9 @@ def score_volumes(args, upscalers):
         if doubt:
             raise DataError(doubt)
         split = split_subjects(scans, args.seed, seen=args.seen)
-        scans = [scan for scan in scans if split[scan.subject] == (args.split or "test")]
+        scans = [scan for scan in scans if split[scan.subject] == args.split]
         if not scans:
-            raise nobody(args, args.split or "test")
+            raise nobody(args, args.split)
     scans = [s for s in scans if s.files or kind_of(s.path) in ("volume", "dicom")]
     if not scans:
         raise DataError(
@@ -215,7 +216,6 @@ def score_volumes(args, upscalers):
         for name, found in rows.items():
             for upscaler in upscalers.values():
                 upscaler.degradation = name if args.told else None
-                upscaler.consistent = False
             scores = volume_scores(upscalers, hr, sizes, name, args.scale[0], i)
             for label, row in scores.items():
                 about = {"name": str(scan.path), "subject": scan.subject}
@@ -243,8 +243,7 @@ def draw_examples(args, upscaler, slices, rows: dict) -> list[str]:
     """Draw slices of best, median and worst gain, or the worst of each degradation; in words."""
     chosen, words = [], []
     for degradation, found in rows.items():
-        before, after = list(found.values())[:2]
-        gains = gains_over(after, before)
+        gains = [row["gain"] for row in list(found.values())[1]]
         order = np.argsort(gains)
         places = {"worst": order[0]}
         if len(rows) == 1:
@@ -275,7 +274,6 @@ def main(argv=None):
         rows["as given"] = pairs.score_pairs(upscalers, found, args.scale[0], args.axis)
         subjects, n = {subject for *_, subject in found}, len(rows["as given"]["bicubic"])
         what = f"{dataset.subjects_in_words(subjects)}, {n} pair{'s' * (n != 1)} of slices"
-        args.split = "pairs"
     else:
         slices = load_slices(args)
         what = slices.counts()
@@ -283,7 +281,6 @@ def main(argv=None):
         for name in args.degradation:
             for upscaler in upscalers.values():
                 upscaler.degradation = name if args.told else None
-                upscaler.consistent = False
             rows[name] = score_slices(
                 upscalers, slices, name, args.scale, consistent=args.consistent, alone=args.alone,
                 word=name,
@@ -291,29 +288,27 @@ def main(argv=None):
     tables = {name: table_of(found, upscalers, args.scale) for name, found in rows.items()}
     how, text = ", told" * args.told + ", alone" * args.alone, ""
     for name, table in tables.items():
-        print(f"{args.split or 'test'}: {what}; x{scale_name(args.scale)}, LR by {name}{how}")
+        print(f"{args.split}: {what}; x{scale_name(args.scale)}, LR by {name}{how}")
         text = metrics_table(table)
         print(text + "\n")
     print(gains_table(tables))
     note_legend(text)
-    write_results(args, args.scale, rows, tables)
+    write_results(args, rows, tables)
     if args.examples and slices is not None:
         for line in draw_examples(args, next(iter(upscalers.values())), slices, rows):
             print(line)
         note(f"written: {args.examples}")
 
 
-def write_results(args, scale, rows, tables) -> None:
+def write_results(args, rows, tables) -> None:
     """The files that were asked for, but for the examples."""
     if args.json:
-        about = {"data": args.pairs or args.data or "data/ds002748", "split": args.split or "test"}
-        about |= {"seed": args.seed, "scale": scale_name(scale), "told": args.told}
-        write_json(args.json, {**about, "results": tables})
+        about = {"data": args.pairs or args.data or "data/ds002748", "split": args.split}
+        about |= {"seed": args.seed, "scale": scale_name(args.scale), "told": args.told}
+        note(f"written: {write_json(args.json, about | {'results': tables})}")
     if args.csv:
         write_csv(args.csv, rows)
-    for name in ("json", "csv"):
-        if getattr(args, name):
-            note(f"written: {getattr(args, name)}")
+        note(f"written: {args.csv}")
 
 
 if __name__ == "__main__":

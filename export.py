@@ -95,7 +95,9 @@ class Enlarge(torch.nn.Module):
         self.network, self.scale, self.error_map = network, scale, error_map
 
     def forward(self, lr: torch.Tensor, description: torch.Tensor):
-        found = self.network(lr, self.scale, description, error_map=self.error_map)
+        found = self.network(lr, self.scale, description, self.error_map)
+        if not self.network.conditioned:
+            found = found + 0 * description.sum()  # else the file would lack this input
         sr = clamp_to_neighbourhood(found[:, :1], modules.middle_of(lr), self.scale)
         return (sr, found[:, 1:]) if self.error_map else sr
 
@@ -146,13 +148,12 @@ def exports(network, scales, error_map: bool, about: dict):
         yield name, onnx_bytes(module, inputs, outputs, about | {"scale": scale_name(scale)})
 
 
-def with_shared_weights(files: dict, name: str) -> tuple[dict, bytes]:
-    """ONNX files ({end of the name: bytes}), what several of them hold moved into another one that
-    lies beside them, and the bytes of that. name: of that file."""
+def with_shared_weights(files: dict, name: str) -> dict:
+    """ONNX files ({name: bytes}), what several of them hold moved into one more of this name."""
     import onnx
     from onnx.external_data_helper import set_external_data
 
-    models = {end: onnx.load_from_string(packed) for end, packed in files.items()}
+    models = {file: onnx.load_from_string(packed) for file, packed in files.items()}
     tensors = [tensor for model in models.values() for tensor in model.graph.initializer]
     uses, places, shared = Counter(tensor.raw_data for tensor in tensors), {}, bytearray()
     for tensor in tensors:
@@ -164,7 +165,8 @@ def with_shared_weights(files: dict, name: str) -> tuple[dict, bytes]:
             shared += raw
         set_external_data(tensor, name, places[raw], len(raw))
         tensor.ClearField("raw_data")
-    return {end: model.SerializeToString() for end, model in models.items()}, bytes(shared)
+    files = {file: model.SerializeToString() for file, model in models.items()}
+    return files | {name: bytes(shared)}
 
 
 def estimators(network, scales) -> dict[Scale, str]:
@@ -226,13 +228,9 @@ def main(argv=None):
     args = arguments(argv)
     checkpoint = load_checkpoint(args.weights)
     network = modules.load_network(checkpoint, args.weights)
-    if not network.conditioned:
-        network = Plain(network)
     missing = [scale for scale in args.scale or () if scale not in network.scales]
     if missing:
         raise UsageError(f"{args.weights}: was not made for --scale {scale_name(missing[0])}")
-    if args.error_map and network.error_head is None:
-        raise UsageError(f"{args.weights}: has no error head for --error-map")
     about = {
         "degradation": checkpoint["degradation"],
         "trained_on": checkpoint["trained_on"],
@@ -247,28 +245,14 @@ def main(argv=None):
         made = dict(exports(network, scales, args.error_map, about))
     except torch.onnx.errors.OnnxExporterError as error:
         raise DataError(f"{args.weights}: cannot be exported ({error})") from None
-    shared = b""
-    if "shared" in known:
-        made, shared = with_shared_weights(made, known["shared"])
     made = {f"{stem}-{end}.onnx": packed for end, packed in made.items()}
-    for name, packed in (made | ({known["shared"]: shared} if shared else {})).items():
+    if "shared" in known:
+        made = with_shared_weights(made, known["shared"])
+    for name, packed in made.items():
         with atomic_write(folder / name) as file:
             file.write(packed)
         note(f"written: {folder / name}, {len(packed) / 1e6:.2f} MB")
     note(f"written: {write_json(folder / f'{stem}.json', known)}")
-
-
-class Plain(torch.nn.Module):
-    """A network that takes no description, called as one that does."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network, self.scales = network, network.scales
-        self.neighbours, self.estimator, self.error_head = 0, None, None
-        self.receptive_radius = network.receptive_radius
-
-    def forward(self, lr, scale, description, error_map=False):
-        return self.network(lr, scale) + 0 * description.sum()
 
 
 if __name__ == "__main__":

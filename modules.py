@@ -112,7 +112,8 @@ class ESPCN(nn.Module):
         )
         self.tails = tails_of(channels, scales, 3, padding=1)
 
-    def forward(self, lr: torch.Tensor, scale: Scale | None = None, description=None):
+    def forward(self, lr, scale: Scale | None = None, description=None, error_map=False):
+        """As of DeepESPCN, but for the description and the error map, which it has none of."""
         scale = scale or self.scales[0]
         return sub_pixel_layer(self.tails[scale_name(scale)](self.layers(lr)), scale)
 
@@ -135,12 +136,11 @@ class Interpolation(nn.Module):
     `F.interpolate(..., align_corners=False)`, at a fraction of its cost.
     """
 
-    receptive_radius = 2
-    conditioned, estimator, neighbours = False, None, 0
+    conditioned = False
 
     def __init__(self, scale: Scale = (4, 4), mode: str = "bicubic"):
         super().__init__()
-        self.scales = (scale,)
+        self.scale = scale
         # Interpolating the identity matrix gives the exact weights.
         unit = torch.eye(5, device="cpu")[None, None]  # on "meta" PyTorch would load SymPy
         down, across = (
@@ -155,7 +155,7 @@ class Interpolation(nn.Module):
             return F.conv2d(replicate(lr, 2, 2, 2, 2), self.kernel)
 
     def forward(self, lr: torch.Tensor, scale=None, description=None) -> torch.Tensor:
-        return sub_pixel_layer(self.sub_pixels(middle_of(lr)), self.scales[0])
+        return sub_pixel_layer(self.sub_pixels(middle_of(lr)), self.scale)
 
 
 def middle_of(lr: torch.Tensor) -> torch.Tensor:
@@ -178,10 +178,10 @@ class Estimator(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(
             (
-                nn.Conv2d(1, channels // 2, 5, bias=False),
-                nn.Conv2d(channels // 2, channels, 3, bias=False),
-                nn.Conv2d(channels, channels, 3, stride=2, bias=False),
-                nn.Conv2d(channels, 2 * channels, 3, bias=False),
+                nn.Conv2d(1, channels // 2, 5, padding=2 + self.edge, bias=False),
+                nn.Conv2d(channels // 2, channels, 3, padding=1, bias=False),
+                nn.Conv2d(channels, channels, 3, stride=2, padding=1, bias=False),
+                nn.Conv2d(channels, 2 * channels, 3, padding=1, bias=False),
             )
         )
         # All entries but TOLD, and how sure they are.
@@ -197,10 +197,9 @@ class Estimator(nn.Module):
 
     def found(self, lr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What it finds (N, FOUND - 1), and how sure it is of it (N, 1), 0 to 1."""
-        features, means, roots = F.pad(lr, [self.edge] * 4), [], []
+        features, means, roots = lr, [], []
         for i, conv in enumerate(self.layers):
-            edge = conv.kernel_size[0] // 2
-            features = conv(F.pad(features, [edge] * 4))
+            features = conv(features)
             if i:
                 size = features.float()
                 means.append(size.abs().mean((2, 3)))
@@ -505,16 +504,12 @@ def build(arch: dict, scales) -> nn.Module:
 def build_bodies(options: dict, scales) -> Bodies:
     """Bodies of `options`: {'bodies': [[arch, number of scales], ...], 'error_head': bool}, the
     scales in this order."""
-    parts, head = options.get("bodies"), options.get("error_head", False)
-    good = isinstance(parts, list) and 1 <= len(parts) <= 16 and type(head) is bool
-    good = good and all(isinstance(p, list) and len(p) == 2 and type(p[1]) is int for p in parts)
-    good = good and all(n >= 1 for _, n in parts) and sum(n for _, n in parts) == len(scales)
-    if not good or not all(isinstance(a, dict) and a.get("name") == "deep" for a, _ in parts):
-        raise DataError(f"unknown bodies: {reprlib.repr(options)}")
-    left, bodies = list(scales), []
+    parts, left, bodies = options["bodies"], list(scales), []
+    if min(n for _, n in parts) < 1 or sum(n for _, n in parts) != len(left):
+        raise DataError(f"bodies of other scales: {reprlib.repr(options)}")
+    common = {"name": "deep", "error_head": options.get("error_head", False)}
     for arch, n in parts:
-        some = [left.pop(0) for _ in range(n)]
-        bodies.append(build({**arch, "error_head": head}, some))
+        bodies.append(build(arch | common, [left.pop(0) for _ in range(n)]))
     return Bodies(bodies)
 
 

@@ -15,6 +15,7 @@ import sys
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import utils
@@ -142,15 +143,12 @@ def given_degradation(name, blur, noise) -> str | None:
     """
     from degradation import parse_degradation
 
-    parts = [name] if name else []
-    parts += [f"blur-{blur:g}"] if blur else []
-    parts += [f"rician-{100 * noise:g}"] if noise else []
+    given = name, blur and f"blur-{blur:g}", noise and f"rician-{100 * noise:g}"
+    parts = [part for part in given if part]
     try:
         parse_degradation("+".join(parts or ["bicubic"]))
     except UsageError as error:
-        words = (
-            "--degradation, --blur and --noise do not agree" if len(parts) > 1 else "--degradation"
-        )
+        words = "--degradation" + ", --blur and --noise do not agree" * (len(parts) > 1)
         raise UsageError(f"{words}: {error}") from None
     return "+".join(parts) or None
 
@@ -175,65 +173,63 @@ def shard(text: str) -> tuple[int, int]:
 # --- one input ------------------------------------------------------------------------------------
 
 
+@dataclass
 class Task:
-    """An input on its way: what was read of it, its plan, and the warnings so far."""
+    """An input on its way: what was read of it, its plan, what its results are called and made
+    from, the warnings so far."""
 
-    def __init__(self, job, options: dict, upscaler):
-        from inference.sidecar import made_from
+    job: object
+    scan: object
+    plan: object
+    label: str
+    labels: object
+    made: dict
+    warnings: list
 
-        self.job, self.warnings, self.scan, self.plan, self.labels = job, [], None, None, None
-        self.made = made_from(job, upscaler, options)
 
-
-def open_input(task: Task, upscaler, args) -> Task:
+def open_input(job, upscaler, args) -> Task:
     """Read an input and decide what it becomes. Raises DataError, also for what would only fail
     when the work is done: where results go, and labels that do not fit."""
     import scans
-    from inference.plan import Plan, plan_of
+    from inference.plan import plan_of
+    from inference.sidecar import made_from
 
-    job = task.job
-    with collected_warnings(task.warnings):
-        task.scan = scans.read(
-            job.source, job.files, series=job.series, kind=job.kind, force=args.force
-        )
-        if args.simulate:
-            inside = [s[0] for s in upscaler.scales if s[0] == s[1]]
-            plan = plan_of(
-                task.scan, upscaler.scales, scale=args.scale or max(inside), plane=args.axis
-            )
-            task.plan = Plan(plan.plane, plan.scale)
-        else:
-            task.plan = plan_of(
-                task.scan, upscaler.scales, scale=args.scale, through_plane=args.through_plane,
-                voxel_size=args.voxel_size, plane=args.axis,
-            )  # fmt: skip
-    size = task.scan.stored.nbytes * task.plan.scale**2 * task.plan.through
+    made, warnings, scale = made_from(job, upscaler, options_of(args)), [], args.scale
+    if args.simulate:
+        scale = scale or max((s[0] for s in upscaler.scales if s[0] == s[1]), default=4)
+    with collected_warnings(warnings):
+        scan = scans.read(job.source, job.files, series=job.series, kind=job.kind, force=args.force)
+        plan = plan_of(
+            scan, upscaler.scales, scale=scale, through_plane=args.through_plane,
+            voxel_size=args.voxel_size, plane=args.axis,
+        )  # fmt: skip
+    size = scan.stored.nbytes * plan.scale**2 * plan.through
     if size > LARGE and not args.simulate:
         note(f"{job.source}: the result takes about {size / 2**30:.1f} GB before compression")
-    label = ("simulated_" if args.simulate else "") + task.plan.label
-    task.job = job.beside_others(label, args.overwrite)
-    task.label = label
-    if args.labels:
-        task.labels = read_labels(args.labels, task.scan)
-    task.job.make_folder()
-    return task
+    label = "simulated_" * args.simulate + plan.label
+    job = job.beside_others(label, args.overwrite)
+    labels = read_labels(args.labels, scan) if args.labels else None
+    job.make_folder()
+    return Task(job, scan, plan, label, labels, made, warnings)
+
+
+def options_of(args) -> dict:
+    """The options that change a result, but for those that say nothing."""
+    return {name: getattr(args, name) for name in OPTIONS if getattr(args, name)}
 
 
 def write_result(task: Task, upscaler, new, errors, figure) -> tuple:
     """Write an enlarged scan, its error map, figure, label map and record: (files, record)."""
     import scans
     from evaluation.before_after import draw
-    from inference.sidecar import ERROR, record, write_description
+    from inference.sidecar import ERROR, record
 
-    job, label = task.job, task.label
+    job, label, figures = task.job, task.label, []
     with collected_warnings(task.warnings), begun(task):
         tell(task, new.about)
-        if job.dataset:
-            write_description(job.output, job.dataset)
-        paths = []
         if figure:
-            draw(job.file(label, "_figure.png"), task.scan, new, task.plan, errors)
-            paths.append(job.file(label, "_figure.png"))
+            figures = [job.file(label, "_figure.png")]
+            draw(figures[0], task.scan, new, task.plan, errors)
         results = [scans.write(new, job.file(label, ""))]
         if task.labels:
             results.append(write_labels(task, new))
@@ -241,7 +237,7 @@ def write_result(task: Task, upscaler, new, errors, figure) -> tuple:
             results.append(scans.write(errors, job.file(label + ERROR, "")))
     about = record(job, upscaler, task.scan, new, errors, task.made, task.warnings)
     about["Results"] = [path.name for path in results]
-    paths = [*results, write_json(job.file(label, ".json"), about), *paths]
+    paths = [*results, write_json(job.file(label, ".json"), about), *figures]
     if job.dataset and errors is not None:  # where each image needs a sidecar
         words = "Expected absolute error: " + about["Description"]
         write_json(job.file(label + ERROR, ".json"), about | {"Description": words})
@@ -252,14 +248,16 @@ def write_result(task: Task, upscaler, new, errors, figure) -> tuple:
 def begun(task: Task):
     """A record without results lies there while these are written: what a kill leaves is known as
     ours, and as unfinished. It goes again if nothing could be written."""
-    from inference.sidecar import source_of
+    from inference.sidecar import source_of, write_description
 
-    path = task.job.file(task.label, ".json")
-    write_json(path, {**task.made, "Sources": [source_of(task.job)]})
+    job, path = task.job, task.job.file(task.label, ".json")
+    write_json(path, {**task.made, "Sources": [source_of(job)]})
     try:
+        if job.dataset:
+            write_description(job.output, job.dataset)
         yield
     except DataError:
-        results = (task.job.file(task.label, end) for end in (".png", ".tif", ".nii.gz", ".csv"))
+        results = (job.file(task.label, end) for end in (".png", ".tif", ".nii.gz", ".csv"))
         if not any(map(os.path.exists, results)):
             path.unlink(missing_ok=True)
         raise
@@ -312,17 +310,17 @@ def tell(task: Task, about: dict) -> None:
         warn(f"{source}: {words}; a wrong word is worse than none", shown)
 
 
-def enlarge_scan(task: Task, upscaler, args, figure: bool) -> tuple[list[Path], dict]:
-    """Upscale and write one scan."""
-    scan = task.scan
-    if scan.times > 1:
-        note(f"{task.job.source}: holds {scan.times} volumes; each is upscaled")
+def enlarge_scan(job, upscaler, args, figure: bool) -> tuple[list[Path], dict]:
+    """Read, upscale and write one scan."""
+    task = open_input(job, upscaler, args)
+    if task.scan.times > 1:
+        note(f"{job.source}: holds {task.scan.times} volumes; each is upscaled")
     try:
         with collected_warnings(task.warnings):
-            found = upscaler.follow(task.plan, scan, task.job.source.name)
+            found = upscaler.follow(task.plan, task.scan, job.source.name)
             new, errors = found if upscaler.calibrations else (found, None)
             if args.error_map and errors is None:
-                warn(f"{task.job.source}: no error map: the network had nothing to add")
+                warn(f"{job.source}: no error map: the network had nothing to add")
         return write_result(task, upscaler, new, errors, figure)
     except MemoryError:
         raise too_large(task) from None
@@ -348,67 +346,59 @@ def too_large(task: Task) -> DataError:
 # --- simulation -----------------------------------------------------------------------------------
 
 
-def simulate(task: Task, upscaler, args, figure: bool) -> tuple[list[Path], dict]:
+def simulate(job, upscaler, args, figure: bool) -> tuple[list[Path], dict]:
     """Shrink the slices of an input, upscale them, score them one by one: (files, record)."""
+    import scans
     from evaluation.simulation import draw_simulation, score_stack, write_scores
-    from inference.sidecar import record, write_description
+    from inference.sidecar import record
 
+    task = open_input(job, upscaler, args)
     job, scan, label = task.job, task.scan, task.label
     with collected_warnings(task.warnings), begun(task):
         found = score_stack(upscaler, scan, task.plan, args.degradation or "bicubic", job.source)
         task.plan.words = f"shrunk by {task.plan.scale} ({found.degradation}) and upscaled"
         found.about["Plan"] = task.plan.words
         tell(task, found.about)
-        if job.dataset:
-            write_description(job.output, job.dataset)
-        paths = []
-        if figure:
-            paths.append(draw_simulation(job.file(label, "_figure.png"), scan, found))
+        image = job.file(label, "_figure.png")
+        figures = [draw_simulation(image, scan, found)] if figure else []
         if scan.is_picture:
-            import scans
-
-            paths.insert(0, scans.write(found.example(scan), job.file(label, "")))
+            result = scans.write(found.example(scan), job.file(label, ""))
         else:
-            paths.insert(0, write_scores(job.file(label, ".csv"), found.rows))
+            result = write_scores(job.file(label, ".csv"), found.rows)
     new = scan.resampled(scan.stored, found.about)
     about = record(job, upscaler, scan, new, None, task.made, task.warnings)
     about |= {
         "Scores": found.scores,
         "DegradationFrom": "simulated",
         "Degradation": found.degradation,
+        "Results": [result.name],
     }
-    about["Results"] = [paths[0].name]
-    return [*paths, write_json(job.file(label, ".json"), about)], about
+    return [result, *figures, write_json(job.file(label, ".json"), about)], about
 
 
 # --- all ------------------------------------------------------------------------------------------
 
 
-def results(jobs, upscaler, args, options: dict, figure: bool):
+def results(jobs, upscaler, args, figure: bool):
     """Upscale all inputs: yields (job, (files, record) or DataError), pictures first.
 
     Pictures go through it in groups: while one is upscaled, the next is read and the last written.
     Scans go one by one.
     """
     pictures = [job for job in jobs if job.kind == "picture" and not args.simulate]
-    yield from in_groups(pictures, upscaler, args, options, figure)
+    yield from in_groups(pictures, upscaler, args, figure)
+    one_by_one = simulate if args.simulate else enlarge_scan
     for job in jobs:
-        if job.kind == "picture" and not args.simulate:
-            continue
-        try:
-            task = open_input(Task(job, options, upscaler), upscaler, args)
-            work = simulate if args.simulate else enlarge_scan
-            yield job, work(task, upscaler, args, figure)
-        except DataError as error:
-            yield job, error
+        if job.kind != "picture" or args.simulate:
+            yield job, attempt(one_by_one, job, upscaler, args, figure)
 
 
-def in_groups(jobs, upscaler, args, options: dict, figure: bool):
+def in_groups(jobs, upscaler, args, figure: bool):
     """Yield (job, (files, record) or DataError) of pictures."""
     import torch
 
     def read(job):
-        return open_input(Task(job, options, upscaler), upscaler, args)
+        return open_input(job, upscaler, args)
 
     def write(task, result):
         if isinstance(result, DataError):
@@ -465,11 +455,11 @@ def attempt(work, *given):
         return error
 
 
-def is_finished(job, upscaler, options: dict) -> bool:
+def is_finished(job, upscaler, args) -> bool:
     """Whether the result of just this is there; not if the input cannot be read."""
     from inference.sidecar import made_from
 
-    made = attempt(made_from, job, upscaler, options)
+    made = attempt(made_from, job, upscaler, options_of(args))
     return not isinstance(made, DataError) and job.finished(made)
 
 
@@ -478,7 +468,7 @@ def main(argv=None):
     import torch
 
     from inference import Upscaler
-    from inference.inputs import find_jobs, idle_options
+    from inference.inputs import find_jobs
     from inference.tiling import tune_malloc
 
     tune_malloc()
@@ -497,29 +487,29 @@ def main(argv=None):
         consistent=args.consistent, bf16=args.bf16, tile=args.tile, batch_size=args.batch_size,
     )  # fmt: skip
     note(f"weights: {upscaler.path} (trained on {upscaler.checkpoint['trained_on']})")
-    for line in idle_options(jobs, plane=args.axis, series=args.series, given=args.degradation,
-                             network=upscaler.network):  # fmt: skip
-        warn(line)
+    if args.axis != "auto" and {job.kind for job in jobs} == {"picture"}:
+        warn("--axis does nothing for pictures")
+    if args.series and not any(job.files for job in jobs):
+        warn("--series does nothing: these are no DICOM series")
+    if args.degradation and upscaler.network.estimator is None:
+        warn("what is said of the degradation only projects: these weights cannot be told")
 
     # Of several inputs: my share, without what is finished.
-    every, options = jobs, {k: getattr(args, k) for k in OPTIONS if getattr(args, k)}
-    batch, counts = any(job.batch for job in jobs), Counter()
+    every, batch, counts = jobs, any(job.batch for job in jobs), Counter()
     torchrun = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if batch:
         share, of = args.shard or torchrun
         mine = jobs[share::of]
-        jobs = [
-            job for job in mine if args.overwrite or args.simulate
-            or not is_finished(job, upscaler, options)
-        ]  # fmt: skip
+        jobs = mine
+        if not (args.overwrite or args.simulate):
+            jobs = [job for job in mine if not is_finished(job, upscaler, args)]
         counts["finished before (--overwrite does them again)"] = len(mine) - len(jobs)
         if len(jobs) >= MANY:
             note(f"{len(jobs)} inputs; stopped with Ctrl-C, the same command goes on from there")
     figure = args.figure if args.figure is not None else args.report or not batch
-    bar = batch and torchrun[0] == 0
     # Closed here: threads that the garbage collector must end can wait for one another for ever.
-    with closing(results(jobs, upscaler, args, options, figure)) as found:
-        scores = run_jobs(jobs, found, args, bar, counts)
+    with closing(results(jobs, upscaler, args, figure)) as found:
+        scores = run_jobs(jobs, found, args, batch and torchrun[0] == 0, counts)
     counts["failed"] += missing
     if batch:
         words = ", ".join(f"{n} {what}" for what, n in counts.items() if n) or "nothing to do"

@@ -53,7 +53,6 @@ from training.processes import (
     join_processes,
     leave,
     leave_processes,
-    mean_of_all,
     rank,
     restarts,
     shared,
@@ -95,9 +94,9 @@ def parser_of() -> Parser:
     optional = argparse.BooleanOptionalAction
     add = parser.add_argument_group("data").add_argument
     add("--data", help="folder of pictures or volumes  (default: the slices in data/ds002748)")
-    add("--scale", type=parse_scale, nargs="+", default=["4"],
+    add("--scale", type=parse_scale, nargs="+", default=[(4, 4)],
         help="2 to 8; 4x1: height only, thick slices; several: one network for all of them, one "
-        "that is named twice drawn twice as often")  # fmt: skip
+        "that is named twice drawn twice as often  (default: 4)")  # fmt: skip
     add("--degradation", help="how LR slices are made of HR ones: bicubic, bilinear, blur-1.5, "
         "rician-2 ..., mixed or wide  (default: bicubic; of 4x1: box)")  # fmt: skip
     dataset.add_data_arguments(add)
@@ -161,7 +160,6 @@ def arguments(argv=None):
         parser.error("--ema must be in [0, 1)")
     if not 0 < args.lr < 1:
         parser.error("--lr must be in (0, 1)")
-    args.scale = [parse_scale(s) if isinstance(s, str) else s for s in args.scale]
     through = [1 in scale for scale in args.scale]
     if any(through) and not args.data:
         name = scale_name(args.scale[through.index(True)])
@@ -400,35 +398,24 @@ def validation_pairs(slices, args, network, device):
         scale = scales[i % len(scales)]
         names = validation_degradations(args.degradation, scale)
         name = names[i // len(scales) % len(names)]
-        one = slices.take([i])
-        (part,) = parts_of(one, name, scale, device)
+        (part,) = parts_of(slices.take([i]), name, scale, device)
         pairs.append((i, scale, seen_by(network, part.lr), part, part.hr))
     return pairs
 
 
 @torch.inference_mode()
-def validate(network, pairs, n: int) -> tuple[float, float]:
-    """Mean MSE and mean PSNR over all n validation slices, whichever process holds them."""
+def validate(networks: dict, pairs, n: int) -> tuple[float, float]:
+    """Mean MSE and mean PSNR over all n validation slices, whichever process holds them.
+
+    networks: {scale: network}.
+    """
     mse = torch.zeros(n, dtype=torch.float64)
     for i, scale, lr, part, hr in pairs:
-        description = description_of(network, part)
-        sr = network(lr, scale, description).float().clamp(0, 1)
+        description = description_of(networks[scale], part)
+        sr = networks[scale](lr, scale, description).float().clamp(0, 1)
         mse[i] = F.mse_loss(sr, hr).cpu()  # MPS has no float64
     mse = sum_of_all(mse)
     return float(mse.mean()), float(np.mean([psnr_of(m) for m in mse.tolist()]))
-
-
-class Bicubic(torch.nn.Module):
-    """Bicubic upsampling at any of these scales: what validation is compared with."""
-
-    conditioned = False
-
-    def __init__(self, scales):
-        super().__init__()
-        self.of = torch.nn.ModuleDict({scale_name(s): modules.Interpolation(s) for s in scales})
-
-    def forward(self, lr, scale, description=None):
-        return self.of[scale_name(scale)](lr)
 
 
 # --- the loop -------------------------------------------------------------------------------------
@@ -439,7 +426,8 @@ def train(args, device, run: Path, resuming: bool) -> int:
     parts, state, stock, options, step, rows, config, about = set_up(args, device, run, resuming)
     total, few = args.iterations, evenly_spaced(parts["val"], VALIDATION_SLICES)
     pairs = validation_pairs(few, args, state.network, device)
-    bicubic_psnr = validate(Bicubic(state.network.scales).to(device), pairs, len(few))[1]
+    bicubic_psnr = validate(step.bicubic, pairs, len(few))[1]
+    average = dict.fromkeys(state.network.scales, state.average)
     check_every = min(CHECK_EVERY[1], max(CHECK_EVERY[0], total // 20))
     save_every = SAVE_EVERY if device.type == "cpu" else 5 * SAVE_EVERY
     bar = progress(total=total * args.batch_size, initial=state.iteration * args.batch_size,
@@ -459,13 +447,13 @@ def train(args, device, run: Path, resuming: bool) -> int:
         # Losses are fetched from the device some at a time: each fetch waits for it.
         if not (save or stopping or len(losses) == (20 if device.type == "cpu" else 200)):
             continue
-        found = mean_of_all(torch.stack([pair for _, _, pair in losses])).tolist()
+        found = (sum_of_all(torch.stack([pair for _, _, pair in losses])) / world()).tolist()
         unwritten += run_folder.log_rows(losses, found, state, run, checked=save)
         losses.clear()
         bar.set_postfix_str("loss {:.5f}, bicubic {:.5f}".format(*found[-1]), refresh=False)
         bar.update(done * args.batch_size - bar.n)
         if check:
-            mse, psnr = validate(state.average, pairs, len(few))
+            mse, psnr = validate(average, pairs, len(few))
             unwritten[-1] |= {"val_mse": mse, "val_psnr": psnr, "bicubic_psnr": bicubic_psnr}
             if is_chief():
                 gain = f"{psnr:.2f} dB, bicubic {bicubic_psnr:.2f} ({psnr - bicubic_psnr:+.2f})"

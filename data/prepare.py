@@ -120,9 +120,7 @@ def main(argv=None):
     if args.classes:
         scans = with_classes(scans, read_classes(source, args.classes), args.classes)
     split = split_subjects(scans, args.seed, validate=0, test=args.test)
-    counts, bad = write_slices(
-        args, scans, split, lambda x: progress(x, total=len(scans), unit="scan")
-    )
+    counts, bad = write_slices(args, scans, split)
     for (part, group), n in sorted(counts.items()):
         subjects = {s.subject for s in scans if (split[s.subject], s.group) == (part, group)}
         print(one_line(f"{part}/{group}: {len(subjects)} subjects, {n} slices"))
@@ -168,7 +166,7 @@ def volume_slices(scan: ScanFile, plane: int, count: int, size=None) -> list[tup
     return [(dataset.number_of(place, plane, first), stack[place]) for place in places]
 
 
-def write_slices(args, scans: list[ScanFile], split: dict, progress) -> tuple[Counter, int]:
+def write_slices(args, scans: list[ScanFile], split: dict) -> tuple[Counter, int]:
     """Write the slices of all scans: their number by (part, class), and of scans left out."""
     from PIL import Image
 
@@ -189,7 +187,7 @@ def write_slices(args, scans: list[ScanFile], split: dict, progress) -> tuple[Co
     counts, bad = Counter(), 0
     with ThreadPoolExecutor(args.workers) as pool:
         results = pool.map(convert, zip(scans, slice_names(scans)))
-        for scan, result in progress(zip(scans, results)):
+        for scan, result in progress(zip(scans, results), total=len(scans), unit="scan"):
             if isinstance(result, DataError):
                 bad += 1
                 warn(f"left out: {result}")

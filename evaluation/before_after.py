@@ -45,7 +45,7 @@ def views_of(scan: Scan, new: Scan, plan: Plan, errors: Scan | None) -> list[Vie
         slices, enlarged = scan.slices(data, view), new.slices(after, view)
         maps = None if errors is None else errors.slices(errors.intensities(), view)
         head = slices > np.float32(black + 0.05 * (white - black))
-        for i in figure_slices(head, 1 if across else 3):
+        for i in figure_slices(head, (0.5,) if across else (0.25, 0.5, 0.75)):
             at = min(len(enlarged) - 1, int((i + 0.5) * len(enlarged) / len(slices)))
             window = [
                 slice(max(0, n // 2 - SHOWN // 2), n // 2 + SHOWN // 2) for n in slices.shape[1:]
@@ -72,9 +72,8 @@ def views_of(scan: Scan, new: Scan, plan: Plan, errors: Scan | None) -> list[Vie
     return found
 
 
-def figure_slices(head: np.ndarray, count: int) -> list[int]:
-    """Up to three slices (S, H, W) to show, at a quarter, half and three quarters of the head."""
+def figure_slices(head: np.ndarray, shares: tuple) -> list[int]:
+    """The slices (S, H, W) to show, at these shares of the way through the head."""
     filled = np.flatnonzero(head.mean(axis=(1, 2)) >= 0.02)
     filled = filled if filled.size else np.arange(len(head))
-    shares = (0.25, 0.5, 0.75) if count == 3 else (0.5,)
     return sorted({int(filled[int(share * (filled.size - 1))]) for share in shares})

@@ -112,10 +112,7 @@ def picture_figure(path, lr, bicubic, sr, *, expected=None, title="", aspect: fl
     if expected is not None:
         panels.append(error_panel(expected, "expected error", tall, error_limit([expected])))
     rows = with_details([panels], sr, tall)
-    sheet, grid = draw_panels(rows, title, BAR if expected is not None else 0)
-    if expected is not None:
-        bar_below(sheet, grid[-1][-1], panels[-1])
-    save_sheet(sheet, path)
+    save_rows(path, rows, title, expected is not None)
 
 
 def with_details(rows: list, image: np.ndarray, tall: float) -> list:
@@ -156,13 +153,15 @@ def error_panel(errors: np.ndarray, text: str, tall: float, limit: float, window
     return Panel(errors, text, tall, window, palette="inferno", high=limit)
 
 
-def bar_below(sheet, place: tuple, panel: Panel, more: float = 0.0) -> None:
-    """A colour bar in the space that was kept free below the figure's last row of panels, and above
-    `more` inches."""
-    left, _, right, _ = place
-    top = sheet.height - px(more + BAR - 0.07)
-    bar = left + px(0.02), top, right - px(0.02), top + px(0.1)
-    colour_bar(sheet, bar, panel, "error (white = 1)")
+def save_rows(path, rows: list, title: str, errors: bool) -> None:
+    """Write rows of panels as a figure. errors: the last panel has a colour bar below it."""
+    sheet, grid = draw_panels(rows, title, BAR if errors else 0)
+    if errors:
+        left, _, right, _ = grid[-1][-1]
+        top = sheet.height - px(BAR - 0.07)
+        bar = left + px(0.02), top, right - px(0.02), top + px(0.1)
+        colour_bar(sheet, bar, rows[-1][-1], "error (white = 1)")
+    save_sheet(sheet, path)
 
 
 def simulation_figure(
@@ -260,10 +259,7 @@ def volume_figure(path, views: list[View], *, title="") -> None:
     names = (*(f"{name}, detail" for name in shown), "expected error")
     for panel, name in zip(details[0], names):
         panel.text = name
-    sheet, grid = draw_panels(rows, title, BAR if errors else 0)
-    if errors:
-        bar_below(sheet, grid[-1][-1], rows[-1][-1])
-    save_sheet(sheet, path)
+    save_rows(path, rows, title, bool(errors))
 
 
 # --- figures of train.py and evaluate.py ----------------------------------------------------------
@@ -307,14 +303,6 @@ def examples_figure(path, examples: list[Example], *, title="", errors=False) ->
 
     errors: and both error maps, all on one scale.
     """
-    limit = limit_of(examples)
+    limit = error_limit([abs(np.clip(e.bicubic, 0, 1) - e.hr) for e in examples])
     rows = [example_row(example, limit if errors else None) for example in examples]
-    sheet, grid = draw_panels(rows, title, BAR if errors else 0)
-    if errors:
-        bar_below(sheet, grid[-1][-1], rows[-1][-1])
-    save_sheet(sheet, path)
-
-
-def limit_of(examples: list[Example]) -> float:
-    """The brightest value of the error maps of examples."""
-    return error_limit([np.abs(np.clip(e.bicubic, 0, 1) - e.hr) for e in examples])
+    save_rows(path, rows, title, bool(errors))

@@ -1,7 +1,6 @@
 """Scores of SR slices against HR slices, and their summary over subjects."""
 
 import math
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -37,7 +36,7 @@ def score(sr: torch.Tensor, hr: torch.Tensor, measured: tuple | None = None) -> 
     """MSE, PSNR, PSNR inside the brain (HR > 0.05) and SSIM of one slice (H, W), clamped to [0, 1].
 
     No border is cut off. `psnr_brain` is None for a slice without brain, `ssim` for a tiny one.
-    measured: of `measured_power`; with it also `power_ratio`.
+    measured: of `power_ratio`, which is then there too.
     """
     sr, hr = (x.detach().cpu().double().clamp(0, 1) for x in (sr, hr))
     error = (sr - hr) ** 2
@@ -48,45 +47,17 @@ def score(sr: torch.Tensor, hr: torch.Tensor, measured: tuple | None = None) -> 
     return result | (dict(power_ratio=power_ratio(sr, hr, measured)) if measured else {})
 
 
-@lru_cache(maxsize=32)
-def waves(size: int, measured: float, device: str, dtype: torch.dtype) -> torch.Tensor:
-    """Cosines and sines of the measured frequencies along an axis: (k, size).
-
-    Their products with a slice give its spectrum, of positive and negative frequencies together.
-    A small product is enough, as few frequencies count, and works on every device.
-    """
-    cycles = torch.arange(size, dtype=torch.float64)
-    cycles = cycles[cycles / size < 0.5 / measured]
-    angles = 2 * math.pi * cycles[:, None] * torch.arange(size, dtype=torch.float64) / size
-    share = torch.where(cycles == 0, 1.0, 2**0.5)[:, None] / size  # k and -k are the same
-    return torch.cat((share * angles.cos(), share * angles.sin())).to(dtype).to(device)
-
-
-def measured_power(slices: torch.Tensor, measured: tuple[float, float]) -> torch.Tensor:
-    """Power of each slice (N, 1, H, W) in the frequencies that its LR slice has measured: (N,).
-
-    measured: how many of its rows and columns make one of the LR slice, or of what this was
-    zero-filled from. Frequencies below half a cycle of these along both axes count, but for the
-    mean. In units of a pixel's squared value.
-    """
-    sizes, where = slices.shape[-2:], (str(slices.device), slices.dtype)
-    down, across = (waves(n, m, *where) for n, m in zip(sizes, measured))
-    rest = slices - slices.mean((2, 3), keepdim=True)
-    return (down @ rest @ across.mT).square().sum((1, 2, 3))
-
-
 def power_ratio(sr: torch.Tensor, hr: torch.Tensor, measured: tuple) -> float | None:
-    """Power of SR over that of HR, slices (H, W), in the measured frequencies.
+    """Power of SR over that of HR, slices (H, W), in the frequencies that the LR has measured.
 
-    1: as sharp as the truth; above: sharpened too much. None where HR is flat there.
+    measured: how many rows and columns make one of the LR slice, or of what this was zero-filled
+    from; frequencies below half a cycle of these count, but for the mean. 1: as sharp as the truth;
+    above: sharpened too much. None where HR is flat there.
     """
-    of_sr, of_hr = measured_power(torch.stack((sr, hr))[:, None], measured).tolist()
+    low = [abs(np.fft.fftfreq(n)) < 0.5 / m for n, m in zip(hr.shape, measured)]
+    spectra = (np.fft.fft2(x.double().numpy(), norm="forward") for x in (sr, hr))
+    of_sr, of_hr = (float((abs(x[np.ix_(*low)]) ** 2).sum() - abs(x[0, 0]) ** 2) for x in spectra)
     return of_sr / of_hr if of_hr > 1e-12 else None
-
-
-def gains_over(rows: list[dict], bicubic: list[dict]) -> np.ndarray:
-    """Gain in PSNR (dB) of each slice over bicubic upsampling of the same LR slice."""
-    return np.array([row["psnr"] - before["psnr"] for row, before in zip(rows, bicubic)])
 
 
 def summarise(rows: list[dict], subjects, bicubic: list[dict] | None = None) -> dict:
@@ -108,7 +79,7 @@ def summarise(rows: list[dict], subjects, bicubic: list[dict] | None = None) -> 
             "sd": float(np.std(means, ddof=1)) if len(means) > 1 else None,
         }
     if bicubic and len(rows):
-        gains = gains_over(rows, bicubic)
+        gains = np.array([row["psnr"] - before["psnr"] for row, before in zip(rows, bicubic)])
         summary["below_bicubic"] = float((gains < -0.001).mean())  # more than rounding
         summary |= {"worst_gain": float(gains.min()), "worst_slice": int(gains.argmin())}
     return summary
@@ -143,11 +114,9 @@ def as_table(lines: list[list[str]]) -> str:
 
 def note_legend(table: str) -> None:
     """Say what the columns of a `metrics_table` are, of those that it has."""
-    words = {
-        "in brain": "in brain: where the truth is above 5 % of white",
-        "below": "below: share of slices below bicubic",
-    }
+    head = table.partition("\n")[0]
     note("mean ± sd over subjects")
-    for column, meaning in words.items():
-        if column in table.partition("\n")[0]:
-            note(meaning)
+    if "in brain" in head:
+        note("in brain: where the truth is above 5 % of white")
+    if "below" in head:
+        note("below: share of slices below bicubic")

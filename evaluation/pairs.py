@@ -8,6 +8,7 @@ import torch
 
 import scans
 from evaluation.metrics import score
+from evaluation.scoring import with_gains
 from inference.plan import plan_of
 from inference.through_plane import resampling_matrix
 from inference.upscaler import Upscaler
@@ -49,7 +50,8 @@ def score_pairs(upscalers: dict[str, Upscaler], pairs, scale: int, plane: str) -
     for small, large, subject in pairs:
         lr, hr = scans.read(small), scans.read(large)
         if lr.is_picture != hr.is_picture:
-            raise DataError(f"{small}: is a {kind(lr)}, {large} a {kind(hr)}")
+            kinds = ["picture" if scan.is_picture else "volume" for scan in (lr, hr)]
+            raise DataError(f"{small}: is a {kinds[0]}, {large} a {kinds[1]}")
         truth, found = hr.intensities(), {}
         for name, upscaler in upscalers.items():
             plan = plan_of(lr, upscaler.scales, scale=scale, plane=plane)
@@ -76,16 +78,7 @@ def score_pairs(upscalers: dict[str, Upscaler], pairs, scale: int, plane: str) -
                 about["subject"] = subject
                 one = score(torch.from_numpy(sr.copy()), torch.from_numpy(wanted.copy()))
                 rows[name].append(about | one | {"lr_rmse": None})
-    for scores in rows.values():
-        for row, before in zip(scores, rows["bicubic"]):
-            row["gain"] = row["psnr"] - before["psnr"]
-            brain = row["psnr_brain"] is not None
-            row["gain_brain"] = row["psnr_brain"] - before["psnr_brain"] if brain else None
-    return rows
-
-
-def kind(scan: Scan) -> str:
-    return "picture" if scan.is_picture else "volume"
+    return with_gains(rows)
 
 
 def bicubic_of(lr: Scan, new: Scan) -> Scan:

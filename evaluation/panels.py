@@ -133,9 +133,12 @@ def draw_panel(sheet, panel: Panel, place: tuple) -> None:
     image = np.asarray(image.resize(size, Image.Resampling.BOX, part))  # enlarged, pixels stay
     image = coloured(image, panel)
     if panel.outline is not None:
+        from scipy.ndimage import binary_dilation
+
         fine = [n * m / k for n, m, k in zip(part, 2 * panel.outline.shape[::-1], 2 * (w, h))]
         mask = Image.fromarray(panel.outline).resize(size, Image.Resampling.NEAREST, fine)
-        image[edge_of(np.asarray(mask))] = GOLD
+        mask = np.asarray(mask)
+        image[binary_dilation(mask, np.ones((3, 3)), iterations=px(LINES)) & ~mask] = GOLD
     sheet.paste(Image.fromarray(image), (left, top))
     for row, column, radius, words in panel.rings:
         place = left + (column - part[0]) * size[0] / (part[2] - part[0])
@@ -152,13 +155,6 @@ def draw_panel(sheet, panel: Panel, place: tuple) -> None:
     for mark, (across, down, anchor) in zip(panel.marks[:room], places):
         where = left + across * size[0], top + down * size[1]
         write_text(sheet, *where, mark, anchor, outlined=True)
-
-
-def edge_of(mask: np.ndarray) -> np.ndarray:
-    """The pixels around a mask, as wide as a line."""
-    from scipy.ndimage import binary_dilation
-
-    return binary_dilation(mask, np.ones((3, 3)), iterations=px(LINES)) & ~mask
 
 
 def draw_ring(sheet, middle: tuple, radius: float, words: str) -> None:

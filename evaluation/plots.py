@@ -40,20 +40,6 @@ def column(rows: list[dict], name: str) -> tuple[np.ndarray, np.ndarray]:
     return tuple(np.array(pairs).reshape(-1, 2).T)
 
 
-def finish_curves(figure, axes, title="") -> None:
-    """Axes, grid and a legend below them, where it hides nothing."""
-    axes.set(xlabel="iteration (optimiser steps)", ylabel="MSE (intensity in [0, 1], squared)")
-    axes.set_yscale("log")
-    plain_numbers(axes.yaxis)
-    axes.grid(alpha=0.3, which="both")
-    if title:
-        axes.set_title(shortened(title, 100), fontsize=NORMAL)
-    if axes.lines:
-        longest = max(len(line.get_label()) for line in axes.lines)
-        columns = max(1, min(3, 110 // (longest + 8)))
-        figure.legend(loc="outside lower center", ncols=columns, fontsize=SMALL)
-
-
 def plain_numbers(axis) -> None:
     """Ticks of a logarithmic axis as 0.002 rather than as powers, few enough to be read."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -72,25 +58,29 @@ def loss_figure(path, rows: list[dict], title="") -> None:
     figure = new_figure(5)
     axes = figure.subplots()
     iterations, losses = column(rows, "loss")
-    step = len(losses) // 4000 + 1  # the eye sees no more points
+    _, bicubic = column(rows, "bicubic_loss")
     if len(losses):
-        style = dict(color="tab:blue", label="training, raw", alpha=0.35, lw=0.6)
-        axes.plot(iterations[::step], losses[::step], **style)
-        style = dict(color="tab:blue", label="training", lw=2)
-        axes.plot(iterations[::step], smoothed(losses)[::step], **style)
-    iterations, losses = column(rows, "bicubic_loss")
-    if len(losses):
-        style = dict(color="tab:blue", ls=":", lw=2, label="bicubic on the same patches")
-        axes.plot(iterations[::step], smoothed(losses)[::step], **style)
+        some = slice(None, None, len(losses) // 4000 + 1)  # the eye sees no more points
+        blue = dict(color="tab:blue", lw=2)
+        raw = dict(color="tab:blue", label="training, raw", alpha=0.35, lw=0.6)
+        axes.plot(iterations[some], losses[some], **raw)
+        axes.plot(iterations[some], smoothed(losses)[some], label="training", **blue)
+        same = dict(ls=":", label="bicubic on the same patches")
+        axes.plot(iterations[some], smoothed(bicubic)[some], **same, **blue)
     # Both as what the mean PSNR stands for: the mean MSE is another mean, and would not compare.
     iterations, validation = column(rows, "val_psnr")
     _, bicubic = column(rows, "bicubic_psnr")
     if len(validation):
         style = dict(color="tab:red", ms=4, lw=1, label="validation slices")
         axes.plot(iterations, 10 ** (-validation / 10), "o-", **style)
-    if len(bicubic):
         style = dict(color="tab:red", ls=":", lw=2, label="bicubic on the validation slices")
         axes.axhline(10 ** (-bicubic[-1] / 10), **style)
+    axes.set(xlabel="iteration (optimiser steps)", ylabel="MSE (intensity in [0, 1], squared)")
     axes.xaxis.get_major_locator().set_params(integer=True)
-    finish_curves(figure, axes, title)
+    axes.set_yscale("log")
+    plain_numbers(axes.yaxis)
+    axes.grid(alpha=0.3, which="both")
+    axes.set_title(shortened(title, 100), fontsize=NORMAL)
+    if axes.lines:  # below the axes a legend hides nothing
+        figure.legend(loc="outside lower center", ncols=2, fontsize=SMALL)
     save_figure(figure, path)

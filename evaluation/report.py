@@ -48,9 +48,10 @@ def article(path: Path, record: dict, folder: Path) -> str:
     """One result: its figure if there is one, what was done and why, warnings, scores."""
     name = path.relative_to(folder).with_suffix("").as_posix()
     figure = path.with_name(f"{path.stem}_figure.png")
+    source = record.get("DegradationFrom", "")  # who says how the input was made
     rows = {
         "done": record.get("Plan"),
-        "found": described(record),
+        "found": "" if source == "nobody" else f"{record.get('Degradation', '')} ({source})",
         "voxels": record.get("Resolution"),
     }
     for who, scores in (record.get("Scores") or {}).items():
@@ -69,13 +70,6 @@ def article(path: Path, record: dict, folder: Path) -> str:
         f"<article><h2>{html.escape(name)}</h2>{''.join(warnings)}{picture}"
         f"<dl>{''.join(lines)}</dl></article>"
     )
-
-
-def described(record: dict) -> str:
-    """How the input was made, as found or as given."""
-    if record.get("DegradationFrom") == "nobody":
-        return ""
-    return f"{record.get('Degradation', '')} ({record.get('DegradationFrom', '')})"
 
 
 def embedded(figure: Path) -> str:

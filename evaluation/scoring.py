@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 import modules
+from dataset import spread_evenly
 from degradation import (
     Scale,
     crop_to_scale,
@@ -28,26 +29,14 @@ CONSISTENT = ", consistent"  # ends the name of a row that is projected onto the
 OTHER = 2**20  # seeds of neighbours that are not scored themselves start here
 
 
-def as_tensor(pixels: np.ndarray, scale: Scale = (4, 4), device="cpu") -> torch.Tensor:
-    """A slice (H, W), uint8 or float32 in [0, 1], as (1, 1, H', W') in [0, 1], cut to the scale."""
-    pixels = pixels if pixels.dtype == np.float32 else pixels.astype(np.float32) / 255
-    hr = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
-    return crop_to_scale(hr, scale)[None, None]
-
-
 def evenly_spaced(slices, most: int):
     """At most this many slices, evenly chosen."""
-    step = np.linspace(0, len(slices) - 1, min(most, len(slices)))
-    return slices.take(np.unique(step.round().astype(int)))
+    return slices.take(spread_evenly(np.arange(len(slices)), most))
 
 
 def slice_scores(sr: torch.Tensor, hr: torch.Tensor, again, lr: torch.Tensor, measured) -> dict:
-    """The scores of one SR slice (H, W). again: it, degraded again; None where that is unknown.
-
-    measured: of `metrics.measured_power`.
-    """
-    lr_rmse = None if again is None else float(((again - lr) ** 2).mean() ** 0.5)
-    return score(sr, hr, measured) | {"lr_rmse": lr_rmse}
+    """The scores of one SR slice (H, W). again: it, degraded again; measured: see `score`."""
+    return score(sr, hr, measured) | {"lr_rmse": float(((again - lr) ** 2).mean() ** 0.5)}
 
 
 # --- LR slices with their neighbours --------------------------------------------------------------
@@ -64,34 +53,32 @@ class Part:
     hr: torch.Tensor
     present: torch.Tensor
     distance: float
-
-    @property
-    def scale(self) -> Scale:
-        return tuple(n // m for n, m in zip(self.hr.shape[-2:], self.lr.shape[-2:]))
+    scale: Scale
 
 
-def parts_of(slices, degradation, scale: Scale, device, alone=False, chosen=None):
+def parts_of(slices, degradation, scale: Scale, device, alone=False, only=None):
     """Yield the slices of each volume and plane in turn, degraded, as Parts.
 
-    Noise is a slice's own, whatever is scored beside it. alone: without neighbours. chosen: only
-    the volumes of these slices.
+    Noise is a slice's own, whatever is scored beside it. alone: without neighbours. only: the
+    volume and plane of this slice alone.
     """
     keys = list(zip(slices.volume.tolist(), slices.plane.tolist()))
-    wanted = None if chosen is None else {keys[i] for i in chosen}
     for key, numbers in itertools.groupby(range(len(slices)), key=keys.__getitem__):
         numbers = list(numbers)
-        if wanted is not None and key not in wanted:
+        if only is not None and only not in numbers:
             continue
         stack, places = slices.stack(numbers[0]), slices.place[numbers].tolist()
         around = [p + k for p in places for k in (-2, -1, 1, 2)] if not alone else []
         seeds = {p: [OTHER + p, *key] for p in around if 0 <= p < len(stack)}
         seeds |= dict(zip(places, numbers))
-        hr = {p: as_tensor(stack[p], scale, device) for p in seeds}
+        hr = {p: np.ascontiguousarray(stack[p], np.float32) / 255 for p in seeds}
+        hr = {p: torch.from_numpy(x).to(device)[None, None] for p, x in hr.items()}
+        hr = {p: crop_to_scale(x, scale) for p, x in hr.items()}
         lr = {p: degrade(x, degradation, scale, seed=seeds[p])[0, 0] for p, x in hr.items()}
         near, there = with_neighbours_of(lr, places, alone)
         hr = torch.cat([hr[p] for p in places])
         distance = 0.0 if alone else slices.distance(numbers[0], scale)
-        yield Part(numbers, near, hr, there.to(device), distance)
+        yield Part(numbers, near, hr, there.to(device), distance, scale)
 
 
 def with_neighbours_of(lr: dict, places: list[int], alone: bool) -> tuple:
@@ -122,10 +109,8 @@ def description_of(network, part: Part):
     return modules.with_neighbours(found_in(network, part), seen_of(network, part), part.distance)
 
 
-def seen_of(network, part: Part):
-    """Which neighbours a network sees of these slices, (n, 4), or None."""
-    if not network.neighbours:
-        return None
+def seen_of(network, part: Part) -> torch.Tensor:
+    """Which neighbours a network sees of these slices, (n, 4)."""
     return part.present * part.present.new_tensor(
         [abs(k) <= network.neighbours for k in (-2, -1, 1, 2)]
     )
@@ -193,7 +178,7 @@ def score_slices(
         for label, i in sorted(waiting, key=lambda key: key[1]):
             about = {"name": str(slices.name[i]), "subject": str(slices.subject[i])}
             rows[label].append(about | waiting[label, i].result())
-    return with_gains({name: rows[name] for name in dict.fromkeys(key[0] for key in waiting)})
+    return with_gains(rows)
 
 
 def enlarged(upscaler, part: Part, scale: Scale) -> torch.Tensor:
@@ -202,13 +187,8 @@ def enlarged(upscaler, part: Part, scale: Scale) -> torch.Tensor:
     truth = None if given is None else describe_degradation(given, scale).to(upscaler.device)
     found, present = found_in(network, part, truth), seen_of(network, part)
     most = tiling.slices_at_a_time(*part.lr.shape[-2:], upscaler.device)
-    results = []
-    for k in range(0, len(part.lr), most):
-        some = slice(k, k + most)
-        there = None if present is None else present[some]
-        lr = seen_by(network, part.lr[some])
-        results.append(upscaler.enlarge(lr, scale, found[some], there, part.distance)[0])
-    return torch.cat(results)
+    some = zip(*(x.split(most) for x in (seen_by(network, part.lr), found, present)))
+    return torch.cat([upscaler.enlarge(lr, scale, *of, part.distance)[0] for lr, *of in some])
 
 
 def with_gains(rows: dict) -> dict:
@@ -261,7 +241,7 @@ def gains_table(tables: dict[str, dict]) -> str:
 
 def example_of(upscaler, slices, i, degradation, scale, rows) -> Example:
     """Slice i as a figure shows it. rows: of `score_slices`, the network's second."""
-    (part,) = parts_of(slices, degradation, scale, upscaler.device, chosen=[i])
+    (part,) = parts_of(slices, degradation, scale, upscaler.device, only=i)
     at = part.numbers.index(i)
     own, sr = modules.middle_of(part.lr[at : at + 1]), enlarged(upscaler, part, scale)[at : at + 1]
     bicubic = modules.Interpolation(scale).to(upscaler.device)(own)

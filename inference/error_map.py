@@ -7,7 +7,7 @@ import torch
 
 from degradation import NOISE, scale_name
 from scans import Scan
-from utils import DataError
+from utils import DataError, UsageError
 
 INTERVAL = math.log(10)  # of a Laplace distribution 90 % lie within 2.3 times its mean deviation
 STEPS = 4096  # of the table of factors
@@ -42,10 +42,10 @@ def expected_error(expected: torch.Tensor, calibration: dict, description=None) 
 
 
 def calibration_of(checkpoint: dict, path, scale) -> dict:
-    """The calibration of a checkpoint at one scale. Raises DataError if it has no error head."""
+    """The calibration of a checkpoint at one scale. Raises UsageError if it has no error head."""
     if not checkpoint["arch"].get("error_head"):
         words = "has no error head for --error-map; train.py --error-head N makes one"
-        raise DataError(f"{path}: {words}")
+        raise UsageError(f"{path}: {words}")
     try:
         found = checkpoint["calibration"][scale_name(scale)]
         rows = [found[name] for name in ("edges", "factors", "noisy")]

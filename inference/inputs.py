@@ -44,14 +44,11 @@ class Job:
     def finished(self, made: dict) -> bool:
         """Whether a result of just this is there, as its record says (`sidecar.made_from`)."""
         first = self.name.split("_")[0] if self.dataset else self.name  # of BIDS: whose it is
-        for path in sorted(
-            path for name in (first, self.joined)
-            for path in glob.glob(glob.escape(str(self.folder / f"{name}_")) + "*.json")
-        ):  # fmt: skip
-            found = read_record(path)
-            if found and is_of(found, self) and all(found.get(k) == v for k, v in made.items()):
-                results = found.get("Results") or []
-                if results and all((self.folder / name).exists() for name in results):
+        for name in (first, self.joined):
+            for path in self.folder.glob(glob.escape(f"{name}_") + "*.json"):
+                found = read_record(path)
+                same = found.get("Results") and found == found | made and is_of(found, self)
+                if same and all((self.folder / result).exists() for result in found["Results"]):
                     return True
         return False
 
@@ -77,8 +74,7 @@ class Job:
     def make_folder(self) -> None:
         """Make the folder of a result. Raises DataError if it cannot be written, or if a link leads
         out of the output."""
-        inside = os.path.realpath(self.output)
-        if os.path.commonpath([inside, os.path.realpath(self.folder)]) != inside:
+        if not Path(os.path.realpath(self.folder)).is_relative_to(os.path.realpath(self.output)):
             raise DataError(
                 f"{self.folder}: is a link out of the output folder; name another --output"
             )
@@ -169,7 +165,8 @@ def scans_below(image: Path, series, force: bool, alone: bool) -> list[tuple]:
     scans, left = [], Counter()
     for scan in chosen_scans(image, files_below(image), series):
         why = scan.left_out
-        if bids and not why and not is_anatomical(scan.path, image):
+        parts = scan.path.relative_to(image).parts
+        if bids and not why and not (parts[0].startswith("sub-") and "anat" in parts):
             why = "files outside sub-*/anat"
         if why and not (force or series):  # a series that is named is wanted
             left[why] += 1
@@ -181,12 +178,6 @@ def scans_below(image: Path, series, force: bool, alone: bool) -> list[tuple]:
             raise DataError(f"{image}: holds nothing but {words} (--force takes them all the same)")
         note(f"{image}: left out: {words} (--force takes them)")
     return [(image, scan, bids) for scan in scans]
-
-
-def is_anatomical(path: Path, root: Path) -> bool:
-    """Whether a file of a BIDS data set is an anatomical image."""
-    parts = path.relative_to(root).parts
-    return parts[0].startswith("sub-") and "anat" in parts
 
 
 def chosen_scans(root: Path, scans: list, series: str | None) -> list:
@@ -250,13 +241,3 @@ def name_jobs(found: list[tuple], output: Path | None, batch: bool, chosen: bool
         kind = "dicom" if scan.files else formats.kind_of(path)
         jobs.append(Job(path, place, name, home, batch, scan.files, scan.series, kind, bids))
     return jobs
-
-
-def idle_options(jobs: list[Job], *, plane, series, given, network):
-    """Options that do nothing for these inputs, as lines."""
-    if plane != "auto" and {job.kind for job in jobs} == {"picture"}:
-        yield "--axis does nothing for pictures"
-    if series and not any(job.files for job in jobs):
-        yield "--series does nothing: these are no DICOM series"
-    if given and network.estimator is None:
-        yield "what is said of the degradation only projects: these weights cannot be told"

@@ -33,10 +33,8 @@ class Plan:
         """How the name of a result ends, but for its type."""
         if self.voxel_size:
             return f"{self.voxel_size:g}mm"
-        parts = [f"x{self.scale}"] * (self.scale > 1) + [f"through-x{self.through}"] * (
-            self.through > 1
-        )
-        return "_".join(parts)
+        factors = {"x": self.scale, "through-x": self.through}
+        return "_".join(f"{word}{n}" for word, n in factors.items() if n > 1)
 
 
 def plan_of(scan: Scan, scales, *, scale=None, through_plane=None, voxel_size=None, plane="auto"):
@@ -52,7 +50,7 @@ def plan_of(scan: Scan, scales, *, scale=None, through_plane=None, voxel_size=No
     if scan.is_picture:
         return plan_of_picture(scan, inside, scale, through_plane, voxel_size, plane)
     plane = plane_of(scan, plane)
-    distance, pixel = thickness(scan, plane)
+    distance, pixel, smaller = thickness(scan, plane)
     voxels = f"slices {distance:.3g} mm apart, pixels of {pixel:.3g} mm"
     if voxel_size is not None:
         return plan_of_size(scan, plane, inside, across, voxel_size, voxels)
@@ -69,7 +67,6 @@ def plan_of(scan: Scan, scales, *, scale=None, through_plane=None, voxel_size=No
         if through_plane > factor:
             words += f" (no weights for {through_plane})"
         return Plan(plane, 1, factor, 0.0, words)
-    smaller = thickness(scan, plane, smaller=True)[1]
     factor = max([1, *(s for s in inside if pixel / s >= FINE and smaller / s >= FINEST)])
     fine = pixel / factor
     single = scan.stored.shape[scan.axes.index(PLANES.index(plane))] == 1
@@ -117,7 +114,7 @@ def plan_of_size(scan, plane, inside, across, size: float, voxels: str) -> Plan:
     """The smallest factors that make voxels of this size or finer; the rest is resampled."""
     if not FINEST <= size <= 10:
         raise UsageError(f"--voxel-size takes {FINEST:g} to 10 mm")
-    distance, pixel = thickness(scan, plane)
+    distance, pixel, _ = thickness(scan, plane)
     factor = next((s for s in [1, *inside] if pixel / s <= size * 1.02), max([1, *inside]))
     through = next((n for n in [1, *across] if distance / n <= size * 1.02), max([1, *across]))
     done = [f"x{factor} in the plane"] * (factor > 1) + [f"x{through} through it"] * (through > 1)
@@ -171,9 +168,8 @@ def plane_of(scan: Scan, wanted: str) -> str:
     return PLANES[coarse] if sizes[coarse] > 1.25 * sorted(sizes)[1] else "axial"
 
 
-def thickness(scan: Scan, plane: str, smaller: bool = False) -> tuple[float, float]:
-    """The distance of the slices of this plane, and the larger (or the smaller) size of their
-    pixels, in mm."""
-    across, sizes = PLANES.index(plane), scan.sizes
-    pixels = [size for axis, size in enumerate(sizes) if axis != across]
-    return sizes[across], min(pixels) if smaller else max(pixels)
+def thickness(scan: Scan, plane: str) -> tuple[float, float, float]:
+    """In mm: how far the slices of this plane are apart, the larger and the smaller side of their
+    pixels."""
+    sizes = scan.sizes
+    return sizes.pop(PLANES.index(plane)), max(sizes), min(sizes)

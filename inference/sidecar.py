@@ -69,7 +69,7 @@ def record(job, upscaler, scan, new, errors, made: dict, warnings: list) -> dict
         **made,
         "Command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "Weights": upscaler.path.name,
-        "WeightsTrainedOn": upscaler.checkpoint.get("trained_on", "unknown data"),
+        "WeightsTrainedOn": upscaler.checkpoint["trained_on"],
         **{k: v for k, v in new.about.items() if v},
         "ProjectedOntoInput": upscaler.consistent,
     }
@@ -142,12 +142,10 @@ def bids_name(name: str, label: str) -> str:
     """
     *entities, suffix = name.split("_")
     what = "superresError" if label.endswith(ERROR) else "superres"
-    label = label.removesuffix(ERROR)
-    label = re.sub(r"[^A-Za-z0-9]", "", label)
+    label = re.sub(r"[^A-Za-z0-9]", "", label.removesuffix(ERROR))
     old = next((e[5:] for e in entities if e.startswith("desc-")), "")
-    entities = [e for e in entities if not e.startswith(("desc-", "res-"))]
-    end = [e for e in entities if e.startswith("label-")]  # the one that comes between them
-    entities = [e for e in entities if e not in end]
+    end = [e for e in entities if e.startswith("label-")]  # comes between res- and desc-
+    entities = [e for e in entities if not e.startswith(("desc-", "res-", "label-"))]
     desc = f"desc-{old}S{what[1:]}" if old else f"desc-{what}"
     return "_".join((*entities, f"res-{label}", *end, desc, suffix))
 

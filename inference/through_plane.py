@@ -25,9 +25,8 @@ def through_plane(upscaler, scan: Scan, plane: str, factor: int, name: str = "")
     right angles; their mean counts.
     """
     views, scale = views_across(plane), (factor, 1)
-    shape = [n * f for n, f in zip(scan.stored.shape, scan.factors(views[0], scale))]
-    out = scan.empty_like(shape)
-    errors = scan.empty_like(shape, np.float32) if upscaler.calibrations else None
+    out, errors = upscaler.empty_pair(scan, scale, views[0])
+    shape = out.shape[:3]
     for t in range(scan.times):
         data = scan.intensities(t)
         levels = scan.black_and_white(data)

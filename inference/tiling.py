@@ -5,7 +5,6 @@ import sys
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +18,6 @@ DEVICE_PIXELS = 2**18  # the same on a GPU
 BAND_PIXELS = 2**19  # larger slices are upscaled in bands of rows
 
 
-@lru_cache(maxsize=1)
 def tune_malloc() -> None:
     """Keep the memory of layers that are done for those that follow. To be called once, at first.
 
@@ -55,7 +53,8 @@ def split_stack(shape, most: int, margin: int, whole: bool) -> list[tuple]:
              slice(max(0, top - margin), min(h, top + band + margin)))
             for i in range(count) for top in range(0, h, band)
         ]  # fmt: skip
-    return [(slice(i, i + most), slice(0, h), slice(0, h)) for i in range(0, count, most)]
+    rows = slice(0, h)
+    return [(slice(i, min(i + most, count)), rows, rows) for i in range(0, count, most)]
 
 
 def set_threads(count: int) -> None:
@@ -106,33 +105,29 @@ def upscale(
     if network.conditioned and description is None:
         lr = middle_of(lr)
         description = with_neighbours(network.describe(lr, scale=scale))
-    options = {"error_map": True} if error_map else {}
     with torch.autocast(lr.device.type, dtype=torch.bfloat16, enabled=bf16):
-        sr = tiled_forward(network, lr, scale, description, tile, **options)
+        sr = tiled_forward(network, lr, scale, description, tile, error_map)
     clamp_to_neighbourhood(sr[:, :1], middle_of(lr), scale)  # in place
     return sr
 
 
-def tiled_forward(network, lr, scale, description, tile: int, **options) -> torch.Tensor:
+def tiled_forward(network, lr, scale, description, tile: int, error_map: bool) -> torch.Tensor:
     """The network's result, float32, computed tile by tile where the slices are large."""
     h, w = lr.shape[-2:]
     if h <= tile and w <= tile:
-        return network(lr, scale, description, **options).float()
+        return network(lr, scale, description, error_map).float()
     # Even, so that the pixels of half the resolution stay where they are.
     margin, tile = network.receptive_radius, tile + tile % 2
     margin += margin % 2
     rows, columns = scale
-    sr = lr.new_empty(len(lr), 1 + len(options), rows * h, columns * w)
+    sr = lr.new_empty(len(lr), 1 + error_map, rows * h, columns * w)
     for top in range(0, h, tile):
         for left in range(0, w, tile):
             y, x = max(0, top - margin), max(0, left - margin)
             part = lr[..., y : top + tile + margin, x : left + tile + margin]
-            part = network(part, scale, description, **options)[
-                ..., rows * (top - y) :, columns * (left - x) :
-            ]
-            target = sr[
-                ..., rows * top : rows * (top + tile), columns * left : columns * (left + tile)
-            ]
+            part = network(part, scale, description, error_map)
+            part = part[..., rows * (top - y) :, columns * (left - x) :]
+            target = sr[..., rows * top :, columns * left :][..., : rows * tile, : columns * tile]
             target.copy_(part[..., : target.shape[-2], : target.shape[-1]])
     return sr
 

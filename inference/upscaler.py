@@ -30,6 +30,7 @@ from inference.error_map import as_error_map, calibration_of, expected_error
 from inference.plan import Plan, plan_of
 from inference.through_plane import resample, through_plane
 from scans import Scan
+from scans.scan import View
 from utils import UsageError, bf16_works, pick_device, progress
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
@@ -84,10 +85,8 @@ class Upscaler:
         self.degradation = degradation
         self.consistent = degradation is not None if consistent is None else consistent
         self.bf16, self.tile, self.batch_size = bf16, tile, batch_size
-        self.calibrations = {}
-        if error_map:
-            found = {s: calibration_of(self.checkpoint, self.path, s) for s in self.scales}
-            self.calibrations = found
+        scales = self.scales if error_map else ()
+        self.calibrations = {s: calibration_of(self.checkpoint, self.path, s) for s in scales}
 
     # --- slices ---
 
@@ -109,10 +108,7 @@ class Upscaler:
         scale, (s, h, w) = self.scale_of(scale), slices.shape
         results = np.empty((s, h * scale[0], w * scale[1]), np.float32)
         errors = np.empty_like(results) if self.calibrations else None
-        if distance is None:
-            found = self.describe_each(slices, scale)
-        else:
-            found = self.describe(slices, scale)
+        found = (self.describe_each if distance is None else self.describe)(slices, scale)
         with closing(self.parts(slices, scale, found, distance)) as parts:
             for part in parts:
                 results[part.where] = part.values
@@ -162,33 +158,31 @@ class Upscaler:
         """Enlarge a stack (S, H, W) part by part, each as soon as it is done.
 
         found (1 or S, FOUND): how the slices were made. distance: as for a call. levels: the values
-        that are black and white; results are in the same units, and nothing is below black.
-        Values beyond them are not shown to the network, and come back interpolated. Whoever may
-        stop early closes this (contextlib.closing), which ends its threads.
+        that are black and white, of all slices or (S, 1, 1) of each; results are in the same units,
+        and nothing is below black. Values beyond them are not shown to the network, and come back
+        interpolated. Whoever may stop early closes this (contextlib.closing), which ends its
+        threads.
         """
-        (count, h, w), rows = slices.shape, scale[0]
-        most = min(self.batch_size, tiling.slices_at_a_time(h, w, self.device))
+        rows = scale[0]
+        most = min(self.batch_size, tiling.slices_at_a_time(*slices.shape[1:], self.device))
         radius = self.network.receptive_radius
         todo = tiling.split_stack(slices.shape, most, radius, self.consistent)
 
         def work(part):
             chosen, wanted, needed = part
-            lr, beyond, present = self.neighbourhood(slices, chosen, needed, distance, levels)
+            black, white = span = [x[chosen] if np.ndim(x) else x for x in levels]
+            lr, beyond, present = self.neighbourhood(slices, chosen, needed, distance, span)
             own = found if len(found) == 1 else found[chosen]
             sr, expected = self.enlarge(lr, scale, own, present, distance)
             begin, end = (rows * (row - needed.start) for row in (wanted.start, wanted.stop))
             values = sr[:, 0].clamp(min=0).cpu().numpy()
             if beyond is not None:
                 values = values + interpolated(beyond, scale)
-            values = values[:, begin:end]
-            white = np.float32(levels[1] - levels[0])
-            if levels != (0.0, 1.0):
-                values = values * white + np.float32(levels[0])
+            values = values[:, begin:end] * np.float32(white - black) + np.float32(black)
             if expected is not None:
-                expected = expected[:, 0, begin:end].cpu().numpy() * white
+                expected = expected[:, 0, begin:end].cpu().numpy() * np.float32(white - black)
             place = slice(rows * wanted.start, rows * wanted.stop)
-            stop = min(chosen.stop, count)
-            return Part(slice(chosen.start, stop), place, values, expected)
+            return Part(chosen, place, values, expected)
 
         with closing(tiling.in_parallel(work, todo, self.device)) as done:
             yield from progress(
@@ -199,8 +193,7 @@ class Upscaler:
     def neighbourhood(self, slices, chosen: slice, rows: slice, distance, levels) -> tuple:
         """(LR with neighbours (n, C, h, w), what is beyond black and white (n, h, w) or None, which
         of four neighbours are there (n, 4) or None) of these slices of a stack."""
-        n = self.network.neighbours if distance is not None else 0
-        stop = min(chosen.stop, len(slices))
+        n, stop = self.network.neighbours if distance is not None else 0, chosen.stop
         first, last = max(0, chosen.start - n), min(len(slices), stop + n)
         inside, beyond = normalised(slices[first:last, rows], levels)
         if beyond is not None:
@@ -211,8 +204,9 @@ class Upscaler:
         padded = np.pad(inside, (missing, (0, 0), (0, 0)))
         stack = torch.from_numpy(padded).to(self.device)
         lr = torch.stack([stack[k : k + stop - chosen.start] for k in range(2 * n + 1)], 1)
-        places = np.arange(chosen.start, stop)[:, None] + np.array((-2, -1, 1, 2))
-        present = (places >= 0) & (places < len(slices)) & (abs(np.array((-2, -1, 1, 2))) <= n)
+        steps = np.array((-2, -1, 1, 2))
+        places = np.arange(chosen.start, stop)[:, None] + steps
+        present = (places >= 0) & (places < len(slices)) & (abs(steps) <= n)
         if (present == present[0]).all():  # one description for all takes less time
             present = present[:1]
         return lr, beyond, torch.from_numpy(present.astype(np.float32)).to(self.device)
@@ -243,38 +237,30 @@ class Upscaler:
         for i, picture in enumerate(pictures):
             sizes.setdefault(picture.stored.shape, []).append(i)
         for numbers in sizes.values():
-            data = [pictures[i].intensities() for i in numbers]
-            levels = [pictures[i].black_and_white(x) for i, x in zip(numbers, data)]
-            shown = [normalised(x[None], span) for x, span in zip(data, levels)]
-            stack = np.concatenate([inside for inside, _ in shown])
-            found, outs = self.describe_each(stack, scale), {}
-            with closing(self.parts(stack, scale, found)) as parts:
+            some = [pictures[i] for i in numbers]
+            stack = np.stack([picture.intensities() for picture in some])
+            spans = [picture.black_and_white(data) for picture, data in zip(some, stack)]
+            levels = np.array(spans).T[..., None, None]
+            found = self.describe_each(stack, scale, levels)
+            outs = [self.empty_pair(picture, scale) for picture in some]
+            with closing(self.parts(stack, scale, found, levels=levels)) as parts:
                 for part in parts:
-                    for k in range(part.slices.start, part.slices.stop):
-                        at, picture = k - part.slices.start, pictures[numbers[k]]
-                        out = outs.setdefault(k, self.empty_pair(picture, scale))
-                        self.put(out, part, at, picture, shown[k][1], levels[k], scale)
-            for k, i in enumerate(numbers):
-                about = self.about(found[k : k + 1], scale, stack[k : k + 1], stack[k : k + 1])
-                new = pictures[i].resampled(outs[k][0], about)
-                results[i] = new, as_error_map(pictures[i], outs[k][1])
+                    for at, k in enumerate(range(part.slices.start, part.slices.stop)):
+                        out, errors = outs[k]
+                        out[part.rows] = some[k].to_stored(part.values[at], out.dtype)
+                        if errors is not None:
+                            errors[part.rows] = part.errors[at]
+            for k, (i, (out, errors)) in enumerate(zip(numbers, outs)):
+                one = stack[k : k + 1]
+                about = self.about(found[k : k + 1], scale, one, one, spans[k])
+                results[i] = some[k].resampled(out, about), as_error_map(some[k], errors)
         return results
 
-    def empty_pair(self, scan: Scan, scale: Scale) -> tuple:
-        """Zeros for an enlarged picture, and for its expected errors or None."""
-        shape = [n * s for n, s in zip(scan.stored.shape, scale)]
+    def empty_pair(self, scan: Scan, scale: Scale, view: View = ("axial", False)) -> tuple:
+        """Zeros for an enlarged picture or scan, and for its expected errors or None."""
+        shape = [n * f for n, f in zip(scan.stored.shape, scan.factors(view, scale))]
         errors = scan.empty_like(shape, np.float32) if self.calibrations else None
         return scan.empty_like(shape), errors
-
-    def put(self, out, part: Part, k: int, picture: Scan, beyond, levels, scale: Scale) -> None:
-        """Put slice k of a part into an enlarged picture, as the picture stores its values."""
-        values, (black, white) = part.values[k], levels
-        if beyond is not None:
-            values = values + interpolated(beyond, scale)[0][part.rows]
-        values = values * np.float32(white - black) + np.float32(black)
-        out[0][part.rows] = picture.to_stored(values, out[0].dtype)
-        if out[1] is not None:
-            out[1][part.rows] = part.errors[k] * np.float32(white - black)
 
     # --- scans ---
 
@@ -297,19 +283,16 @@ class Upscaler:
 
     def follow(self, plan: Plan, scan: Scan, name: str = ""):
         """A scan enlarged as planned, see `scan`. name: for the progress bar."""
-        steps, errors, about = [], None, {"Plan": plan.words}
+        new, errors, about = scan, None, {"Plan": plan.words}
         if plan.scale > 1:
-            steps.append(lambda x: self.in_plane(x, plan.plane, plan.scale, name))
+            new, errors = self.in_plane(scan, plan.plane, plan.scale, name)
+            about = new.about | about
         if plan.through > 1:
-            steps.append(lambda x: through_plane(self, x, plan.plane, plan.through, name))
-        new = scan
-        for i, step in enumerate(steps):
-            again = errors if i else None  # of the step before
-            new, errors = step(new)
-            about = {**new.about, **about}
-            if again is not None:
-                again = resample(again, new.stored.shape[:3])
-                errors.stored += again.stored
+            before = errors
+            new, errors = through_plane(self, new, plan.plane, plan.through, name)
+            about = new.about | about
+            if before is not None:
+                errors.stored += resample(before, new.stored.shape[:3]).stored
         if plan.voxel_size:
             shape = [
                 max(1, round(n * size / plan.voxel_size))
@@ -322,9 +305,7 @@ class Upscaler:
     def in_plane(self, scan: Scan, plane: str, scale: int, name: str = "") -> tuple:
         """(scan, errors or None): the slices of a plane enlarged."""
         view, scale = (plane, False), self.scale_of(scale)
-        shape = [n * f for n, f in zip(scan.stored.shape, scan.factors(view, scale))]
-        out = scan.empty_like(shape)
-        errors = scan.empty_like(shape, np.float32) if self.calibrations else None
+        out, errors = self.empty_pair(scan, scale, view)
         for t in range(scan.times):
             data = scan.intensities(t)
             levels = scan.black_and_white(data)
@@ -334,7 +315,7 @@ class Upscaler:
                 for x in (out, errors)
             )
             found = self.describe(slices, scale, levels)
-            label = name + (f" {t + 1}/{scan.times}" if scan.times > 1 else "")
+            label = name + f" {t + 1}/{scan.times}" * (scan.times > 1)
             distance = scan.distance(view)
             with closing(self.parts(slices, scale, found, distance, levels, label)) as parts:
                 for part in parts:
@@ -376,12 +357,12 @@ class Upscaler:
 
 def normalised(values: np.ndarray, levels) -> tuple[np.ndarray, np.ndarray | None]:
     """Slices (n, h, w) with black as 0 and white as 1, cut off there, float32; and what was cut
-    off, or None if nothing was. Single pixels far beyond are shown as their neighbours are: a white
-    dot on black says of noise and blur what is not so."""
+    off, or None if nothing was. levels: two numbers, or two arrays (n, 1, 1). Single pixels far
+    beyond are shown as their neighbours are: a white dot on black says of noise and blur what is
+    not so."""
     black, white = levels
     values = np.ascontiguousarray(values, np.float32)
-    if (black, white) != (0.0, 1.0):
-        values = (values - np.float32(black)) / np.float32(white - black)
+    values = (values - np.float32(black)) / np.float32(white - black)
     inside = np.clip(values, 0, 1)
     beyond = values - inside
     far = (beyond < -FAR) | (beyond > 10 * FAR)

@@ -85,10 +85,10 @@ class Stock:
         # Of the stack of each slice: where it starts, its number of slices, rows and columns, and
         # how far apart these lie.
         d, h, w = slices.size[slices.volume].T
-        one, start, plane = np.ones_like(d), slices.start[slices.volume], slices.plane
+        one = np.ones_like(d)
         kinds = ((w, d, h, one, h * w, w), (h, d, w, w, h * w, one), (d, h, w, h * w, w, one))
-        self.stacks = np.choose(plane, np.array(kinds)).T  # (n, 6)
-        self.starts = start
+        self.stacks = np.choose(slices.plane, np.array(kinds)).T  # (n, 6)
+        self.starts = slices.start[slices.volume]
 
     def largest(self, scale: Scale) -> tuple[int, int]:
         """LR rows and columns that hold each slice of this scale."""
@@ -159,7 +159,8 @@ def training_batch(stock: Stock, iteration: int, options: Options) -> Batch:
     mine = slice(options.rank, None, options.world)
     gains = curves[mine, 256].tolist()
     ways, noise = ways[mine], noise[:, mine]
-    hr = brightness(gather_windows(stock, looks, mine, scale, n), to(curves[mine], stock.device))
+    grey = gather_windows(stock, looks, mine, scale, n)
+    hr = to(curves[mine], stock.device).gather(1, grey.flatten(1).long()).view(grey.shape)
     if (frames > 0.96).any():
         hr = framed(hr, to(frames[mine, None, None, None], stock.device))
     if rough is not None:
@@ -324,11 +325,6 @@ def gather_windows(stock: Stock, looks: Looks, mine, scale: Scale, neighbours: i
     return seen if where.type == stock.device.type else to_device(seen, stock.device)
 
 
-def brightness(slices: torch.Tensor, curves: torch.Tensor) -> torch.Tensor:
-    """uint8 slices (N, C, H, W) in [0, 1], by the curves (N, 256 and more) of `draw_brightness`."""
-    return curves.gather(1, slices.flatten(1).long()).view(slices.shape)
-
-
 def framed(hr: torch.Tensor, luck: torch.Tensor) -> torch.Tensor:
     """Slices, some with white instead of black around the head, some with bars above and below."""
     white = torch.where(hr < 0.04, torch.ones_like(hr), hr)
@@ -354,9 +350,8 @@ def cut(slices: torch.Tensor, corners, sizes, canvas) -> torch.Tensor:
     rows, columns = map(int, canvas)
     numbers = np.concatenate((corners, np.broadcast_to(sizes, (n, 2))), 1).astype(np.int64)
     top, left, high, wide = to(numbers, slices.device)[:, :, None].unbind(1)
-    y = torch.arange(rows, device=slices.device) - torch.div(rows - high, 2, rounding_mode="floor")
-    x = torch.arange(columns, device=slices.device)
-    x = x - torch.div(columns - wide, 2, rounding_mode="floor")
+    y = torch.arange(rows, device=slices.device) - (rows - high) // 2
+    x = torch.arange(columns, device=slices.device) - (columns - wide) // 2
     inside = ((y >= 0) & (y < high))[:, :, None] & ((x >= 0) & (x < wide))[:, None, :]
     y, x = (top + y).clamp(0, h - 1), (left + x).clamp(0, w - 1)
     index = (y[:, :, None] * w + x[:, None, :]).view(n, 1, -1).expand(-1, c, -1)

@@ -12,7 +12,7 @@ import torch
 
 import modules
 from degradation import NAMED, scale_name
-from evaluation.scoring import description_of, parts_of, seen_by
+from evaluation.scoring import description_of, evenly_spaced, parts_of, seen_by
 from inference.checkpoints import load_checkpoint, save_checkpoint
 from inference.error_map import INTERVAL, noise_share
 from training.batches import Options, Stock, training_batch
@@ -88,7 +88,7 @@ def calibrate(network, slices, scale, device) -> dict:
     """
     through = 1 in scale
     slices = slices.take(np.isin(slices.plane, (0, 1) if through else slices.plane.max()))
-    slices = slices.take(np.unique(np.linspace(0, len(slices) - 1, SLICES).round().astype(int)))
+    slices = evenly_spaced(slices, SLICES)
     cases, subjects = (THROUGH_CASES if through else CASES), slices.subject.tolist()
     pools = [{subject: [] for subject in subjects} for _ in range(2)]  # of quiet, of noisy slices
     for i in progress(range(len(slices)), desc="calibrating", unit="slice", leave=False):

@@ -37,23 +37,9 @@ def loss_of(sr, upsampled, estimate, batch) -> tuple:
     errors, bicubic_errors = (((x - batch.hr) ** 2).mean((1, 2, 3)) for x in (sr, upsampled))
     if estimate is None:
         return errors.mean(), errors.mean(), bicubic_errors.mean()
-    share = error_left(errors, bicubic_errors)
-    cost = (share + WORSE_WEIGHT * nearly_worse(share)).mean()
-    cost = cost + ESTIMATE_WEIGHT * estimate_error(estimate, batch)
+    # The share of bicubic's error that is left: degradations differ in difficulty, all count alike.
+    share = errors / (bicubic_errors + 1e-4)
+    nearly_worse = (share - 0.8).clamp(min=0)  # hardly better than bicubic upsampling, or worse
+    estimate_error = F.mse_loss(estimate.float(), batch.found[:, :-1])  # all entries but TOLD
+    cost = (share + WORSE_WEIGHT * nearly_worse).mean() + ESTIMATE_WEIGHT * estimate_error
     return 1e-3 * cost, errors.mean(), bicubic_errors.mean()
-
-
-def error_left(errors: torch.Tensor, bicubic_errors: torch.Tensor) -> torch.Tensor:
-    """e = MSE / (MSE of bicubic upsampling + 1e-4) of each sample (N,): degradations differ in
-    difficulty, and all count the same."""
-    return errors / (bicubic_errors + 1e-4)
-
-
-def nearly_worse(share: torch.Tensor) -> torch.Tensor:
-    """max(0, e - 0.8): samples that are hardly better than bicubic upsampling, or worse."""
-    return (share - 0.8).clamp(min=0)
-
-
-def estimate_error(estimate: torch.Tensor, batch) -> torch.Tensor:
-    """The mean squared error of the estimated description, all entries but TOLD."""
-    return F.mse_loss(estimate.float(), batch.found[:, :-1])

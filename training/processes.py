@@ -85,11 +85,6 @@ def shared(network, several_scales: bool):
     return DistributedDataParallel(network, **options)
 
 
-def mean_of_all(values: torch.Tensor) -> torch.Tensor:
-    """The mean of a tensor over the processes."""
-    return sum_of_all(values) / world()
-
-
 def sum_of_all(values: torch.Tensor) -> torch.Tensor:
     """The sum of a tensor over the processes."""
     if world() > 1:

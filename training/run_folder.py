@@ -62,25 +62,14 @@ def read_config(run) -> dict:
         return {}
 
 
-def read_log(path, until: int) -> list[dict]:
-    """The rows of log.csv up to an iteration: what came after the last checkpoint is done again."""
-    with open(path, newline="") as file:
-        rows = [row for row in csv.DictReader(file) if None not in row.values()]
-    return [row for row in rows if int(row["iteration"]) <= until]
-
-
-def write_log(path, rows) -> None:
-    with atomic_write(path, "w") as file:
-        writer = csv.DictWriter(file, LOG_FIELDS, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def begin(run: Path, rows) -> None:
     """Make the folder as it was when the rows of its log were written."""
     for left in run.glob(".*.part"):  # of a write that was cut off
         left.unlink()
-    write_log(run / "log.csv", rows)
+    with atomic_write(run / "log.csv", "w") as file:
+        writer = csv.DictWriter(file, LOG_FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def log_rows(losses, found, state, run: Path, checked: bool) -> list[dict]:
@@ -95,8 +84,7 @@ def log_rows(losses, found, state, run: Path, checked: bool) -> list[dict]:
                 f"{what} at iteration {iteration}, learning rate {rate:.3g}: try a lower --lr; the "
                 f"weights before are in {run}"
             )
-        row = {"iteration": iteration, "loss": loss, "bicubic_loss": bicubic, "lr": rate}
-        rows.append(dict.fromkeys(LOG_FIELDS, "") | row)
+        rows.append({"iteration": iteration, "loss": loss, "bicubic_loss": bicubic, "lr": rate})
     return rows
 
 
@@ -174,5 +162,7 @@ def resume(run: Path, state: State, config: dict, total: int) -> list[dict]:
         state.iteration, state.best = saved["iteration"], saved["best"]
     if total < state.iteration:
         raise UsageError(f"--resume {run}: is at iteration {state.iteration} already, not {total}")
-    with as_data_error(run / "log.csv"):
-        return read_log(run / "log.csv", state.iteration)
+    with as_data_error(run / "log.csv"), open(run / "log.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if None not in row.values()]  # a torn line
+        # What came after the last checkpoint is done again.
+        return [row for row in rows if int(row["iteration"]) <= state.iteration]

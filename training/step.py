@@ -1,7 +1,7 @@
 """One step of training: forward, backward, optimiser, weight average; on CUDA recorded."""
 
 import time
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import torch
 
@@ -44,7 +44,7 @@ class Step:
                 self.graphs = None
                 return self.eager(batch)
         graph, given, losses = self.graphs[batch.scale]
-        for target, tensor in zip(given, tensors_of(batch)):
+        for target, tensor in zip(given, tensors_of(batch).values()):
             target.copy_(tensor, non_blocking=True)
         graph.replay()
         return losses.clone()
@@ -52,11 +52,6 @@ class Step:
     def eager(self, batch) -> torch.Tensor:
         """The step, operation by operation."""
         torch.backends.cudnn.benchmark = self.graphs is not None  # sizes stay the same
-        losses = self.losses_of_step(batch)
-        torch.backends.cudnn.benchmark = False  # validation has slices of all sizes
-        return losses
-
-    def losses_of_step(self, batch) -> torch.Tensor:
         with bf16_autocast(self.device, self.amp):
             sr, estimate = upscale_batch(self.model, self.state.network, batch)
         with torch.no_grad():
@@ -65,25 +60,24 @@ class Step:
         self.state.network.zero_grad()
         loss.backward()
         if self.clip:  # some 5 times the usual norm: one odd batch must not undo a long run
-            # Not every PyTorch for MPS can do it at once.
-            at_once = True if self.device.type in ("cpu", "cuda") else None
-            torch.nn.utils.clip_grad_norm_(self.weights, self.clip, foreach=at_once)
+            torch.nn.utils.clip_grad_norm_(self.weights, self.clip)
         for optimiser in self.state.optimisers:
             optimiser.step()
         with torch.no_grad():
             changes = torch._foreach_sub(self.weights, self.averages)
             torch._foreach_mul_(changes, 1 - self.keep)
             torch._foreach_add_(self.averages, changes)
+        torch.backends.cudnn.benchmark = False  # validation has slices of all sizes
         return torch.stack([x.detach() for x in losses])
 
     def record(self, batch) -> tuple:
         """(graph, tensors to put a batch into, losses): recording changes no weights."""
-        given = replace(batch, **{k: v.clone() for k, v in named_tensors(batch).items()})
+        given = replace(batch, **{k: v.clone() for k, v in tensors_of(batch).items()})
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize(self.device)
         with torch.cuda.graph(graph):
             losses = self.eager(given)
-        return graph, tensors_of(given), losses
+        return graph, tensors_of(given).values(), losses
 
 
 def iterations_in(minutes: float, step: Step, batch_of) -> int:
@@ -121,10 +115,6 @@ def wait_for(device) -> None:
         torch.mps.synchronize()
 
 
-def named_tensors(batch) -> dict[str, torch.Tensor]:
-    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    return {name: value for name, value in values.items() if torch.is_tensor(value)}
-
-
-def tensors_of(batch) -> list[torch.Tensor]:
-    return list(named_tensors(batch).values())
+def tensors_of(batch) -> dict[str, torch.Tensor]:
+    """{name: tensor} of a batch, without its scale."""
+    return {name: value for name, value in vars(batch).items() if torch.is_tensor(value)}

@@ -440,7 +440,7 @@ def test_interrupted_at_the_table_a_run_says_how_to_go_on(command, no_figures, m
 def test_validation_needs_no_float64_on_the_device(without_float64):
     hr = without_float64(torch.rand(1, 1, 32, 32))
     pairs = [(0, (4, 4), hr[..., ::4, ::4].contiguous(), None, hr)]
-    mse, psnr = train.validate(modules.Interpolation((4, 4)), pairs, 1)
+    mse, psnr = train.validate({(4, 4): modules.Interpolation((4, 4))}, pairs, 1)
     assert psnr == pytest.approx(-10 * np.log10(mse))
 
 
@@ -448,7 +448,7 @@ def test_validation_scores_what_can_be_shown():
     """White that comes out too bright is white."""
     hr = torch.ones(1, 1, 16, 16)
     pairs = [(0, (4, 4), 2 * hr[..., ::4, ::4], None, hr)]
-    assert train.validate(modules.Interpolation((4, 4)), pairs, 1)[0] == 0
+    assert train.validate({(4, 4): modules.Interpolation((4, 4))}, pairs, 1)[0] == 0
 
 
 @pytest.mark.parametrize("damage", ["no folder", "no config", "config", "no last", "last", "best"])
