@@ -1,6 +1,7 @@
 """Data that the tests share, made from the slices of real people in data/."""
 
 import contextlib
+import csv
 import os
 import random
 import signal
@@ -83,6 +84,15 @@ def cli(capsys):
     return call
 
 
+@pytest.fixture
+def upscale(cli, bicubic):
+    """(exit status, stdout, stderr) of predict.py with weights that are bicubic interpolation."""
+    import predict
+
+    always = "--weights", bicubic, "--device", "cpu", "--no-figure"
+    return lambda *words: cli(predict.main, *always, *words)
+
+
 def slices_of_person(subject: str) -> np.ndarray:
     """The 20 axial slices of a person, uint8 (20, 240, 256), from below."""
     files = sorted(DATA.rglob(f"{subject}_*.png"))
@@ -127,6 +137,15 @@ def adni(tmp_path_factory) -> Path:
             for number, pixels in enumerate(slices_of_person(person)[8:14:2], 78):
                 Image.fromarray(pixels[64:176, 80:176]).save(folder / f"{name}_{number}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def everybody(adni, tmp_path_factory) -> Path:
+    """The same 12 people in one folder, slices of 32x32: the split is this program's."""
+    folder = tmp_path_factory.mktemp("everybody")
+    for path in adni.rglob("*.png"):
+        Image.open(path).crop((30, 40, 62, 72)).save(folder / path.name)
+    return folder
 
 
 EVERY_SCALE = ((4, 4), (3, 3), (2, 2), (2, 1), (3, 1), (4, 1))
@@ -200,6 +219,30 @@ def train_once(arguments):
         without_figures(patch)
         patch.setattr("inference.upscaler.bf16_works", lambda: False)
         assert train.main([str(a) for a in arguments]) == 0
+
+
+def table(path) -> list[dict]:
+    """The rows of a CSV file."""
+    return list(csv.DictReader(Path(path).read_text().splitlines()))
+
+
+def rows_of_run(folder) -> list[dict]:
+    return table(Path(folder, "log.csv"))
+
+
+def scores_by_skimage(sr, hr) -> dict:
+    """What scikit-image says of two slices."""
+    from skimage import metrics
+
+    a, b = (np.clip(x.double().numpy(), 0, 1) for x in (sr, hr))
+    brain = np.clip(hr.numpy(), 0, 1) > np.float32(0.05)
+    ssim = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1)
+    return {
+        "mse": metrics.mean_squared_error(b, a),
+        "psnr": metrics.peak_signal_noise_ratio(b, a, data_range=1),
+        "psnr_brain": metrics.peak_signal_noise_ratio(b[brain], a[brain], data_range=1),
+        "ssim": metrics.structural_similarity(b, a, **ssim),
+    }
 
 
 def pixels(path) -> np.ndarray:

@@ -112,10 +112,11 @@ def test_what_is_told_counts_but_for_noise_that_is_measured_nearby():
 
 def test_what_is_known_of_neighbours_stands_behind_the_description():
     found = describe("bicubic", (4, 4))
-    present = torch.tensor([[1.0, 1, 1, 0], [0, 1, 1, 1]])
-    full = modules.with_neighbours(found, present, torch.tensor([[2.0], [8.0]]))
-    assert torch.equal(full[:, : degradation.FOUND], found.expand(2, -1))
+    present = torch.tensor([[1.0, 1, 1, 0], [0, 1, 1, 1], [0, 0, 0, 0]])
+    full = modules.with_neighbours(found, present, torch.tensor([[2.0], [8.0], [0.3]]))
+    assert torch.equal(full[:, : degradation.FOUND], found.expand(3, -1))
     assert torch.equal(full[:, degradation.PRESENT], present)
-    torch.testing.assert_close(full[:, degradation.DISTANCE], torch.tensor([1 / 3, 1]))
-    assert not modules.with_neighbours(found)[:, degradation.FOUND :].any()
+    torch.testing.assert_close(full[:2, degradation.DISTANCE], torch.tensor([1 / 3, 1]))
+    alone = modules.with_neighbours(found)  # a picture, or a slice that lies alone in a scan
+    assert not alone[:, degradation.FOUND :].any() and torch.equal(full[2:], alone)
     assert modules.with_neighbours(found, present, 0.0).isfinite().all()  # unknown

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from conftest import checkpoint_of, random_network
 
 import modules
-from degradation import FOUND, describe_degradation
+from degradation import describe_degradation
 from modules import with_neighbours
 from utils import DataError
 
@@ -44,21 +44,6 @@ def test_an_untrained_network_is_bicubic_interpolation_at_every_scale(arch):
         lr, description = inputs_of(network, 2, size)
         wanted = modules.Interpolation(scale)(modules.middle_of(lr))
         torch.testing.assert_close(network(lr, scale, description), wanted, atol=5e-6, rtol=0)
-
-
-@pytest.mark.parametrize("arch", ARCHS, ids=str)
-def test_networks_enlarge_by_each_of_their_scales(arch):
-    network = random_network(arch, *SCALES)
-    lr, description = inputs_of(network, 2, (3, 5))
-    for rows, columns in SCALES:
-        sr = network(lr, (rows, columns), description)
-        assert sr.shape == (2, 1, 3 * rows, 5 * columns) and sr.dtype == torch.float32
-    assert not torch.equal(sr[..., :5], network(lr, (6, 1), description)[..., :3, :])
-
-
-def test_the_sub_pixel_layer_is_pixel_shuffle():
-    features = torch.rand(2, 9, 4, 5)
-    assert torch.equal(modules.sub_pixel_layer(features, (3, 3)), F.pixel_shuffle(features, 3))
 
 
 @pytest.mark.parametrize("arch", [FLAT, FLAT | {"neighbours": 2, "estimator": True}], ids=str)
@@ -204,26 +189,6 @@ def test_unknown_networks_are_refused():
             modules.build(arch, [(4, 4)])
 
 
-def test_damaged_weights_are_refused():
-    good = checkpoint_of(random_network(FULL), FULL)
-    assert modules.load_network(good)(torch.rand(1, 1, 3, 4)).shape == (1, 1, 12, 16)
-    weights = good["model"]
-    head = weights["head.weight"]
-    for changed in (
-        *({"head.weight": bad} for bad in (head[:, :1], head * torch.nan, head.int())),
-        *({"more": head}, {3: head}),
-    ):
-        with pytest.raises(DataError, match=r"a\.pt: does not fit this program"):
-            modules.load_network(good | {"model": weights | changed}, "a.pt")
-    del weights["tails.4.weight"]
-    with pytest.raises(DataError, match=r"a\.pt: does not fit this program"):
-        modules.load_network(good, "a.pt")
-    good = checkpoint_of(random_network(FULL), FULL)
-    for scales in ([], [(4, 4), (2, 2)], [(0, 4)], [(4.0, 4)], [4], [(99, 99)], [(4, 4)] * 99):
-        with pytest.raises(DataError, match=r"a\.pt: does not fit this program"):
-            modules.load_network(good | {"scales": scales}, "a.pt")
-
-
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_scaled_activations_have_the_slopes_of_their_parts(order):
     torch.manual_seed(0)
@@ -237,11 +202,3 @@ def test_scaled_activations_have_the_slopes_of_their_parts(order):
     wanted = torch.nn.functional.leaky_relu(features * gain, 0.1)
     torch.testing.assert_close(scaled(*inputs), wanted)
     assert torch.autograd.gradcheck(scaled, inputs)
-
-
-def test_a_slice_without_neighbours_is_described_alike_in_a_scan_and_as_a_picture():
-    found = torch.rand(2, FOUND)
-    present = torch.tensor([[0, 0, 0, 0], [0, 1, 1, 0.0]])
-    in_scan = with_neighbours(found, present, 0.3)
-    picture = with_neighbours(found)
-    assert torch.equal(in_scan[0], picture[0]) and not torch.equal(in_scan[1], picture[1])

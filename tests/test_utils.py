@@ -95,15 +95,6 @@ def test_a_device_that_is_not_there_is_refused():
     assert utils.pick_device("cpu").type == "cpu"
 
 
-def test_without_bf16_no_autocast_is_even_made(monkeypatch):
-    def refuse(*_, **__):
-        raise RuntimeError("unsupported autocast device_type 'mps'")  # as PyTorch 2.4 does
-
-    monkeypatch.setattr(torch, "autocast", refuse)
-    with utils.bf16_autocast("mps", False):
-        pass
-
-
 @pytest.mark.parametrize(
     ("flags", "works", "isa"),
     [("avx512_bf16 fma", True, None), ("avx512_bf16 amx_tile", True, "AVX512_CORE_BF16"),

@@ -1,6 +1,5 @@
 """The tables of evaluate.py against the same numbers computed with PyTorch, SciPy, scikit-image."""
 
-import csv
 import json
 import shutil
 from pathlib import Path
@@ -10,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import save_weights, slices_of_person
+from conftest import save_weights, scores_by_skimage, slices_of_person, table
 from made_files import save_volume, slices_of
 from PIL import Image
 from scipy.interpolate import CubicSpline
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from skimage.metrics import peak_signal_noise_ratio
 
 import dataset
 import evaluate
@@ -30,19 +29,9 @@ def by_hand(folder, upscale, degradation="bicubic", scale=(4, 4)):
     """{metric: (mean, sd)} over the subjects of a folder of test slices."""
     scores = {}
     for path in sorted(Path(folder).rglob("*.png")):
-        pixels = np.asarray(Image.open(path))
-        hr = torch.from_numpy(pixels.copy())[None, None] / 255
-        sr = upscale(degrade(hr, degradation, scale)).clamp(0, 1)
-        a, b = hr[0, 0].double().numpy(), sr[0, 0].double().numpy()
-        brain = pixels > 0.05 * 255
-        row = (
-            ((a - b) ** 2).mean(),
-            peak_signal_noise_ratio(a, b, data_range=1),
-            peak_signal_noise_ratio(a[brain], b[brain], data_range=1),
-            structural_similarity(
-                a, b, data_range=1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
-            ),
-        )
+        hr = torch.from_numpy(np.asarray(Image.open(path)).copy())[None, None] / 255
+        sr = upscale(degrade(hr, degradation, scale))
+        row = list(scores_by_skimage(sr[0, 0], hr[0, 0]).values())
         scores.setdefault(path.name.split("_")[0], []).append(row)
     means = np.array([np.mean(rows, axis=0) for rows in scores.values()])
     names = ("mse", "psnr", "psnr_brain", "ssim")
@@ -80,22 +69,21 @@ def test_checkpoints_are_scored_beside_bicubic(adni, tiny, tmp_path, cli):
     assert status == 0
     result = json.loads((tmp_path / "a.json").read_text())
     assert result["split"] == "test" and list(result["results"]) == ["bicubic"]
-    table = result["results"]["bicubic"]
-    assert list(table) == ["bicubic", str(tiny)]
+    found = result["results"]["bicubic"]
+    assert list(found) == ["bicubic", str(tiny)]
     network = modules.load_network(load_checkpoint(tiny))
-    assert_equal(table["bicubic"], by_hand(adni / "test", bicubic))
+    assert_equal(found["bicubic"], by_hand(adni / "test", bicubic))
     with torch.inference_mode():
-        assert_equal(table[str(tiny)], by_hand(adni / "test", network))
-    assert table[str(tiny)]["parameters"] == sum(p.numel() for p in network.parameters())
-    psnr = table["bicubic"]["psnr"]
+        assert_equal(found[str(tiny)], by_hand(adni / "test", network))
+    assert found[str(tiny)]["parameters"] == sum(p.numel() for p in network.parameters())
+    psnr = found["bicubic"]["psnr"]
     assert f"{psnr['mean']:.2f} ± {psnr['sd']:.2f}" in printed
     assert "4 subjects, 12 slices" in printed
     assert "nobody knows whether these subjects" in errors  # no config.json beside it
-    with open(tmp_path / "a.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = table("a.csv")
     assert len(rows) == 24 and rows[0]["method"] == "bicubic"
     gains = [float(row["gain"]) for row in rows if row["method"] == str(tiny)]
-    assert min(gains) == pytest.approx(table[str(tiny)]["worst_gain"])
+    assert min(gains) == pytest.approx(found[str(tiny)]["worst_gain"])
     with Image.open(tmp_path / "examples.png") as image:
         assert image.size[0] > 600
     lines = [line for line in printed.splitlines() if " gain, " in line]
@@ -112,13 +100,12 @@ def test_all_rows_see_the_same_low_resolution_slices(adni, capsys):
     files = ("--csv", "a.csv", "--examples", "a.png")
     tables = results(path, "--data", adni, "--told", "--degradation", *names, *files)
     assert list(tables) == list(names)
-    for name, table in tables.items():
+    for name, found in tables.items():
         for metric in ("mse", "psnr", "psnr_brain", "ssim", "lr_rmse", "power_ratio"):
-            assert table[str(path)][metric]["mean"] == pytest.approx(
-                table["bicubic"][metric]["mean"]
-            )
+            same = pytest.approx(found["bicubic"][metric]["mean"])
+            assert found[str(path)][metric]["mean"] == same
         if name in ("bilinear", "kspace", "blur-2"):  # noise is another for each slice
-            assert_equal(table["bicubic"], by_hand(adni / "test", bicubic, name))
+            assert_equal(found["bicubic"], by_hand(adni / "test", bicubic, name))
     printed = capsys.readouterr().out
     lines = printed.split("over bicubic (dB)")[1].splitlines()
     assert [line.split()[0] for line in lines[2:7]] == list(names)
@@ -133,18 +120,13 @@ def test_networks_are_told_the_true_degradation_or_find_it(adni, told):
     network = modules.load_network(load_checkpoint(path))
     truth = describe_degradation("blur-2", (4, 4)) if told else None
     words = ["--told"] if told else []
-    table = results(path, "--data", adni, "--degradation", "blur-2", *words)["blur-2"]
+    found = results(path, "--data", adni, "--degradation", "blur-2", *words)["blur-2"]
+
+    def upscale(lr):
+        return network(lr, (4, 4), modules.with_neighbours(network.describe(lr, truth)))
+
     with torch.inference_mode():
-        assert_equal(
-            table[str(path)],
-            by_hand(
-                adni / "test",
-                lambda lr: network(
-                    lr, (4, 4), modules.with_neighbours(network.describe(lr, truth))
-                ),
-                "blur-2",
-            ),
-        )
+        assert_equal(found[str(path)], by_hand(adni / "test", upscale, "blur-2"))
 
 
 @pytest.mark.parametrize("alone", [True, False])
@@ -165,10 +147,10 @@ def test_slices_of_a_volume_are_scored_as_they_are_upscaled(tmp_path, brain, alo
 def test_another_scale_of_the_same_weights_is_scored(adni):
     path = save_weights("a.pt", (4, 4), (2, 2), tail=0.01)
     network = modules.load_network(load_checkpoint(path))
-    table = results(path, "--data", adni, "--scale", 2)["bicubic"]
+    found = results(path, "--data", adni, "--scale", 2)["bicubic"]
     with torch.inference_mode():
         wanted = by_hand(adni / "test", lambda lr: network(lr, (2, 2)), scale=(2, 2))
-    assert_equal(table[str(path)], wanted)
+    assert_equal(found[str(path)], wanted)
 
 
 @pytest.mark.parametrize(("split", "slices"), [("val", 3), ("all", 36)])
@@ -187,35 +169,31 @@ def test_a_data_set_without_test_people_is_said_to_have_none(adni, tiny, tmp_pat
 
 
 @pytest.fixture
-def run(tiny, adni):
+def run(tiny, everybody):
     """A run folder, as far as evaluate.py looks at it: of a split by seed 5, with all people."""
     folder = Path("runs/a")
     folder.mkdir(parents=True)
     (folder / "best.pt").write_bytes(tiny.read_bytes())
-    everybody = Path("everybody")
-    for path in adni.rglob("*.png"):
-        everybody.mkdir(exist_ok=True)
-        (everybody / path.name).write_bytes(path.read_bytes())
     parts, _ = dataset.load_parts(data=everybody, seed=5)
     subjects = {name: sorted(set(part.subject.tolist())) for name, part in parts.items()}
-    config = {"arguments": {"data": "everybody", "seed": 5}, "subjects": subjects}
+    config = {"arguments": {"data": str(everybody), "seed": 5}, "subjects": subjects}
     (folder / "config.json").write_text(json.dumps(config))
     return folder, subjects
 
 
-def test_data_and_split_are_those_of_the_checkpoints_run(run, capsys):
+def test_data_and_split_are_those_of_the_checkpoints_run(run, everybody, capsys):
     folder, subjects = run
     evaluate.main([str(folder / "best.pt"), "--csv", "a.csv"])
     assert "in its training" not in capsys.readouterr().err
-    with open("a.csv", newline="") as file:
-        assert {row["subject"] for row in csv.DictReader(file)} == set(subjects["test"])
+    assert {row["subject"] for row in table("a.csv")} == set(subjects["test"])
     evaluate.main([str(folder / "best.pt"), "--seed", "0"])  # another split
     warning = capsys.readouterr().err
     assert "subjects that it was trained on" in warning and "best.pt" in warning
     other = Path("runs/b")
     other.mkdir()
     (other / "best.pt").write_bytes((folder / "best.pt").read_bytes())
-    (other / "config.json").write_text(json.dumps({"arguments": {"data": "everybody", "seed": 6}}))
+    config = {"arguments": {"data": str(everybody), "seed": 6}}
+    (other / "config.json").write_text(json.dumps(config))
     with pytest.raises(evaluate.UsageError, match="--seed: the runs of the weights differ"):
         evaluate.main([str(folder / "best.pt"), str(other / "best.pt")])
 
@@ -251,9 +229,9 @@ def test_nobody_counts_subjects_that_names_do_not_tell(tiny, cli):
 
 
 def test_a_row_that_agrees_with_the_measured_slice(adni, tiny):
-    table = results(tiny, "--data", adni, "--consistent")["bicubic"]
-    assert list(table) == ["bicubic", str(tiny), f"{tiny}, consistent"]
-    _, free, agrees = table.values()
+    found = results(tiny, "--data", adni, "--consistent")["bicubic"]
+    assert list(found) == ["bicubic", str(tiny), f"{tiny}, consistent"]
+    _, free, agrees = found.values()
     assert agrees["lr_rmse"]["mean"] < free["lr_rmse"]["mean"] / 3
     assert agrees["psnr"]["mean"] > free["psnr"]["mean"]
 
@@ -309,8 +287,7 @@ def test_volumes_of_a_pair_are_compared_where_their_headers_say(tiny, real_slice
     save_volume(Path("lr.nii"), lr[..., 1:], place)
     save_volume(Path("hr.nii"), hr)
     evaluate.main([str(tiny), "--pairs", "lr.nii", "hr.nii", "--csv", "a.csv"])
-    with open("a.csv", newline="") as file:
-        rows = {row["name"]: row for row in csv.DictReader(file) if row["method"] == "bicubic"}
+    rows = {row["name"]: row for row in table("a.csv") if row["method"] == "bicubic"}
     assert list(rows) == ["hr.nii#1", "hr.nii#2"]
     white = np.percentile(hr[hr > hr.mean()], 99.8)
     sr = bicubic(torch.from_numpy(lr.transpose(2, 1, 0).copy())[:, None])[:, 0].numpy()

@@ -5,27 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from skimage.metrics import (
-    mean_squared_error,
-    peak_signal_noise_ratio,
-    structural_similarity,
-)
+from conftest import scores_by_skimage
 
 from degradation import degrade, make_consistent, measured_scale
 from evaluation import metrics
-
-
-def skimage_scores(sr, hr):
-    a, b = (np.clip(x.double().numpy(), 0, 1) for x in (sr, hr))
-    inside = np.clip(hr.numpy(), 0, 1) > np.float32(0.05)
-    return {
-        "mse": mean_squared_error(b, a),
-        "psnr": peak_signal_noise_ratio(b, a, data_range=1),
-        "psnr_brain": peak_signal_noise_ratio(b[inside], a[inside], data_range=1),
-        "ssim": structural_similarity(
-            b, a, data_range=1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
-        ),
-    }
 
 
 def test_scores_equal_scikit_image(real_slices):
@@ -34,7 +17,7 @@ def test_scores_equal_scikit_image(real_slices):
     pairs = [(hr + 0.1 * torch.randn(hr.shape), hr) for hr in noise]  # leave [0, 1] as networks do
     pairs += [(torch.roll(hr, 1, dims=1) * 1.1 - 0.02, hr) for hr in real_slices[:, 0]]
     for sr, hr in pairs:
-        assert metrics.score(sr, hr) == pytest.approx(skimage_scores(sr, hr), abs=1e-9, rel=1e-9)
+        assert metrics.score(sr, hr) == pytest.approx(scores_by_skimage(sr, hr), abs=1e-9, rel=1e-9)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (3, 5), (10, 10), (8, 200)])

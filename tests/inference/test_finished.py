@@ -14,11 +14,8 @@ from utils import DataError
 
 
 @pytest.fixture
-def run(cli, bicubic):
-    """(exit status, stdout, stderr) of predict.py with weights that are bicubic interpolation."""
-    return lambda *words: cli(
-        predict.main, "--weights", bicubic, "--device", "cpu", "--no-figure", *words
-    )
+def run(upscale):
+    return upscale
 
 
 def picture(path, top=200):

@@ -5,8 +5,6 @@ import numpy as np
 import pytest
 from made_files import blob, save_volume
 
-import predict
-
 
 @pytest.fixture
 def scan(tmp_path):
@@ -21,11 +19,11 @@ def save_labels(path, image, affine=None):
 
 
 @pytest.mark.parametrize("way", [("--scale", 2), ("--through-plane", 3), ("--voxel-size", 1.5)])
-def test_labels_come_to_the_grid_of_the_result_and_stay_labels(tmp_path, scan, cli, bicubic, way):
+def test_labels_come_to_the_grid_of_the_result_and_stay_labels(tmp_path, scan, upscale, way):
     path, image = scan
     labels = save_labels(tmp_path / "seg.nii.gz", image)
-    arguments = ("--weights", bicubic, "--labels", tmp_path / "seg.nii.gz", "-o", tmp_path / "out")
-    assert cli(predict.main, path, *way, *arguments)[0] == 0
+    arguments = ("--labels", tmp_path / "seg.nii.gz", "-o", tmp_path / "out")
+    assert upscale(path, *way, *arguments)[0] == 0
     (name,) = (tmp_path / "out").glob("seg_*.nii.gz")
     found = nib.load(name)
     other = nib.load(name.with_name(name.name.replace("seg", "p1_T1w")))
@@ -41,24 +39,25 @@ def test_labels_come_to_the_grid_of_the_result_and_stay_labels(tmp_path, scan, c
     assert (values == labels[tuple(np.moveaxis(old, -1, 0))]).mean() > 0.999
 
 
-def test_labels_on_another_grid_are_refused(tmp_path, scan, cli, bicubic):
+def test_labels_on_another_grid_are_refused(tmp_path, scan, upscale):
     path, image = scan
     affine = image.affine.copy()
     affine[0, 3] += 1
     save_labels(tmp_path / "seg.nii.gz", image, affine)
-    arguments = ("--weights", bicubic, "--labels", tmp_path / "seg.nii.gz", "--scale", 2)
-    status, _, errors = cli(predict.main, path, *arguments)
+    arguments = (path, "--labels", tmp_path / "seg.nii.gz", "--scale", 2)
+    status, _, errors = upscale(*arguments)
     assert status == 1 and "seg.nii.gz: lies on another grid than" in errors
     # Before the work: no result without a record is left, which the next call would not touch.
     assert not list(tmp_path.glob("p1_T1w_*"))
     save_labels(tmp_path / "seg.nii.gz", image)
-    assert cli(predict.main, path, *arguments)[0] == 0
+    assert upscale(*arguments)[0] == 0
 
 
 @pytest.mark.parametrize("name", ["p1_seg.nii.gz", "p1_x.nii.gz"])
-def test_a_label_map_alone_is_refused_and_told_of_labels(tmp_path, cli, bicubic, name):
+def test_a_label_map_alone_is_refused_and_told_of_labels(tmp_path, upscale, name):
     """By its name, or by its values."""
     few = np.random.default_rng(0).choice([0, 2, 41, 77], (8, 8, 5)).astype(np.int16)
     path = save_volume(tmp_path / name, few.repeat(5, 0).repeat(5, 1).repeat(4, 2))
-    status, _, errors = cli(predict.main, path, "--weights", bicubic)
-    assert status == 1 and "--labels" in errors
+    status, _, errors = upscale(path, "--scale", 2)
+    assert status == 1 and "--labels" in errors and "--force" in errors
+    assert upscale(path, "--scale", 2, "--force")[0] == 0

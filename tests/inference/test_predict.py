@@ -211,21 +211,18 @@ def test_degradation_help_lists_them_with_their_meaning(capsys):
     ("words", "wanted"),
     [
         ("--scale 2.5", "2 ... 4"),
-        ("--scale 5", "2 ... 4"),
         ("--through-plane 9", "0 ... 6"),
         ("--through-plane 2.5", "0 ... 6"),
         ("--through-plane 1", "changes nothing"),
-        ("--batch-size 0", "1 ..."),
         ("--noise 2", "0.0001 to 0.3; 0.02 is 2 %"),
         ("--scale 2 --voxel-size 1", "give one of them"),
         ("--degradation kspace --blur 1.5", "do not agree: .* two point spreads"),
         ("--consistent", "needs to know how"),
-        ("", "name a picture"),
     ],
 )
 def test_a_wrong_option_is_told_what_is_possible(words, wanted):
     with pytest.raises(UsageError, match=wanted) as error:
-        predict.main(["a.png", *words.split()] if words else [])
+        predict.main(["a.png", *words.split()])
     assert "\n" not in str(error.value)
 
 
@@ -270,6 +267,7 @@ def test_where_nothing_can_be_written_another_folder_is_advised(tmp_path, run, m
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DataError, match=r"cannot be written \(No space.*choose another --output"):
         run(picture, "--no-figure")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]  # nothing half
     (tmp_path / "file").touch()
 
     def too_late(*_):

@@ -12,11 +12,8 @@ from made_files import blob, save_series, save_volume
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-import predict
 from scans.anatomy import FIELD, OTHER, PERFUSION, is_label_map, why_not_anatomy
 from scans.listing import find_scans, training_scans
-from scans.volumes import read_volume
-from utils import DataError
 
 MASKS = "masks or segmentations"
 NAMES = {
@@ -126,9 +123,9 @@ def test_a_dicom_series_of_phase_or_of_ct_is_no_anatomy(tmp_path):
         assert find_scans(tmp_path / name)[0].left_out == wanted
 
 
-def test_alone_it_is_refused_unless_forced_among_others_left_out(tmp_path, cli, bicubic):
-    def call(*arguments):
-        return cli(predict.main, "--weights", bicubic, "--no-figure", "--scale", 4, *arguments)
+def test_alone_it_is_refused_unless_forced_among_others_left_out(tmp_path, upscale):
+    def call(*words):
+        return upscale("--scale", 4, *words)
 
     phase = save_volume(tmp_path / "s1_gre_e2_ph.nii", blob((8, 8, 3)))
     head = save_volume(tmp_path / "s1_T1.nii", blob((8, 8, 3)))
@@ -214,11 +211,3 @@ def test_anatomy_is_no_label_map(head):
         "a binary slice": (head[..., :1] > 90).astype(np.uint8),
     }
     assert not [name for name, volume in kinds.items() if is_label_map(volume)]
-
-
-def test_a_label_map_is_not_read_as_anatomy_unless_forced(tmp_path, head):
-    labels = label_maps(head)["few of FreeSurfer"]
-    path = save_volume(tmp_path / "sub-1_x.nii.gz", labels)
-    with pytest.raises(DataError, match=r"sub-1_x.nii.gz: holds labels .*--force"):
-        read_volume(path)
-    np.testing.assert_array_equal(read_volume(path, force=True).stored, labels)

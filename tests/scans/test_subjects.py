@@ -80,31 +80,19 @@ def test_masks_derivatives_bold_and_diffusion_are_left_out_by_name(tmp_path, cap
         *("sub-1/func/sub-1_task-rest_bold.nii.gz", "sub-1/dwi/sub-1_dwi.nii.gz"),
         *("sub-1/sub-1_ADC.nii.gz", "sub-1/DTI_FA.nii"),
         # What predict.py writes beside its inputs would be seen as people of their own.
-        *(
-            "27_059_x4.png",
-            "27_059_simulated_x4.png",
-            "27_059_x4_figure.png",
-            "27_059_x4_error.png",
-        ),
+        *(f"27_059_{end}.png" for end in ("x4", "simulated_x4", "x4_figure", "x4_error")),
         *("sub-1/anat/sub-1_through-x6.nii.gz", "sub-1_res-x4_desc-superres_T1w.nii.gz"),
     ]
     records = ["27_059_x4.json", "27_059_simulated_x4.json", "sub-1/anat/sub-1_through-x6.json"]
-    records.append("sub-1_res-x4_desc-superres_T1w.json")
+    records += ["sub-1_res-x4_desc-superres_T1w.json"]
     make(tmp_path, *kept, *left)
     for name in records:
         (tmp_path / name).write_text('{"SourceSHA256": ""}')
     scans, _ = training_scans(tmp_path)
     assert {s.path.relative_to(tmp_path).as_posix() for s in scans} == set(kept)
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 1
-    for words in (
-        "10 masks or segmentations",
-        "1 derivatives",
-        "2 BOLD",
-        "3 diffusion",
-        "6 results of predict.py",
-    ):
-        assert words in told[0]
+    (told,) = capsys.readouterr().err.splitlines()
+    kinds = "10 masks or segmentations; 1 derivatives; 2 BOLD; 3 diffusion; 6 results of predict.py"
+    assert all(words in told for words in kinds.split("; "))
     assert len(find_scans(tmp_path)) == len(kept) + len(left)  # predict.py takes them all
     with pytest.raises(DataError, match="nothing else than 1 masks"):
         training_scans(make(tmp_path / "only", "a_mask.png"))

@@ -1,15 +1,14 @@
 """Two processes through torchrun: the losses of one, exact restart, and only rank 0 writes."""
 
-import csv
 import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT, train_once
+from conftest import rows_of_run as log
 
 pytestmark = pytest.mark.skipif(
     os.name != "posix" or not torch.distributed.is_available(), reason="needs torchrun with gloo"
@@ -61,11 +60,6 @@ def runs(adni, tmp_path_factory):
     assert done.returncode == 0, done.stderr
     train_once([*words, "--run", folder / "one", "--cache", folder / "cache"])
     return folder, done
-
-
-def log(run: Path) -> list[dict]:
-    with open(run / "log.csv", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_losses_and_scores_are_those_of_one_process(runs):
