@@ -77,8 +77,7 @@ def parts_of(slices, degradation, scale: Scale, device, alone=False, only=None):
         lr = {p: degrade(x, degradation, scale, seed=seeds[p])[0, 0] for p, x in hr.items()}
         near, there = with_neighbours_of(lr, places, alone)
         hr = torch.cat([hr[p] for p in places])
-        distance = 0.0 if alone else slices.distance(numbers[0], scale)
-        yield Part(numbers, near, hr, there.to(device), distance, scale)
+        yield Part(numbers, near, hr, there.to(device), slices.distance(numbers[0], scale), scale)
 
 
 def with_neighbours_of(lr: dict, places: list[int], alone: bool) -> tuple:

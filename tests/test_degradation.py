@@ -265,6 +265,7 @@ def test_training_draws_every_family_again_and_again():
     for what in ("rician", "median", "nlm", "sharpen", "jpeg"):
         share = np.mean([bool(getattr(d, what)) for d in wide])
         assert 0.005 < share < 0.4 and not any(getattr(d, what) for d in through if what[0] != "r")
+    assert 0.4 < np.mean([d.rician for d in through if d.noise]) < 0.8
     assert any(d.enlarged > 1 for d in wide) and any(d.width[0] != d.width[1] for d in wide)
     for way, scale in ((wide, (4, 4)), (through, (5, 1))):
         assert degrade(torch.rand(200, 1, 40, 40), way[:200], scale).isfinite().all()

@@ -196,6 +196,9 @@ def test_data_and_split_are_those_of_the_checkpoints_run(run, everybody, capsys)
     (other / "config.json").write_text(json.dumps(config))
     with pytest.raises(evaluate.UsageError, match="--seed: the runs of the weights differ"):
         evaluate.main([str(folder / "best.pt"), str(other / "best.pt")])
+    config["arguments"]["subjects"] = "a table that is of that data.csv"
+    (other / "config.json").write_text(json.dumps(config))
+    evaluate.main([str(other / "best.pt"), "--data", str(everybody)])
 
 
 def test_people_of_the_weights_a_run_began_with_are_known(run, capsys):

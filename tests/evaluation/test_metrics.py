@@ -66,7 +66,7 @@ def test_table_and_summary_tell_what_is_worse_than_bicubic():
 def test_power_ratio_looks_at_what_the_low_resolution_slice_has_measured(scale):
     y, x = torch.meshgrid(torch.arange(48) / 48, torch.arange(48) / 48, indexing="ij")
     low = torch.cos(2 * torch.pi * (2 * y + 3 * x))
-    high = torch.cos(2 * torch.pi * 20 * y)  # above Nyquist of 48 / 2 rows and fewer
+    high = torch.cos(2 * torch.pi * (24 // scale[0] + 1) * y)  # a cycle above Nyquist of the rows
     assert metrics.power_ratio(low + high, low, scale) == pytest.approx(1)
     assert metrics.power_ratio(1.1 * low + 7, low, scale) == pytest.approx(1.21)
     assert metrics.power_ratio(low, 0 * low + 0.5, scale) is None

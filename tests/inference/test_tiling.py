@@ -3,9 +3,11 @@
 import os
 import threading
 
+import numpy as np
 import pytest
 import torch
 from conftest import random_network
+from scipy import ndimage
 
 import modules
 import utils
@@ -39,6 +41,16 @@ def test_the_limit_changes_no_real_slice(real_slices):
     near = real_slices.clone()
     kept = tiling.clamp_to_neighbourhood(near.clone(), lr, (4, 4))
     assert (kept - near).square().mean() < 1e-4 * (near - near.mean()).square().mean()
+
+
+def test_results_stay_near_the_range_of_the_pixels_around():
+    """Against SciPy's filters."""
+    lr, sr = torch.rand(2, 1, 9, 7), 3 * torch.randn(2, 1, 36, 21)
+    most, least = (f(lr[:, 0].numpy(), (1, 5, 5), mode="nearest")
+                   for f in (ndimage.maximum_filter, ndimage.minimum_filter))  # fmt: skip
+    low, high = (np.kron(x, np.ones((1, 4, 3))) for x in (2 * least - most, 2 * most - least))
+    found = tiling.clamp_to_neighbourhood(sr.clone(), lr, (4, 3))[:, 0].numpy()
+    np.testing.assert_allclose(found, np.clip(sr[:, 0].numpy(), low, high), atol=1e-6)
 
 
 def test_bf16_is_within_a_grey_level(real_slices):
