@@ -109,7 +109,9 @@ def find_jobs(paths, output=None, series: str | None = None, force: bool = False
         if not image.exists():
             missing.append(text)
             continue
-        image = formats.partner(image, ".img") if formats.suffix(image)[:4] == ".hdr" else image
+        if formats.suffix(image)[:4] == ".hdr":
+            pixels = formats.partner(image, ".img")
+            image = pixels if pixels.exists() else image
         for root, scan, bids in scans_below(image, series, force, alone=len(given) == 1):
             found.setdefault((os.path.realpath(scan.path), scan.series), (image, root, scan, bids))
     for text in missing:

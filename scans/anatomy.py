@@ -10,18 +10,18 @@ from scans.formats import PICTURES, first_bytes, partner, stem, suffix
 from utils import read_json
 
 FIELD, PERFUSION = "field maps or parts of complex images", "perfusion images"
-OTHER = "CT, PET or spectroscopy"
+OTHER, BOLD, STATISTICS = "CT, PET or spectroscopy", "BOLD series", "statistical maps"
 # By a whole word of a file's name, of a folder's, or of what describes a series.
 WORDS = {
     "masks or segmentations": r"[a-z]*masks?|[a-z]*seg[a-z]*|[a-z]*labels?(?:tr|ts|maps?)?|aparc"
-    r"|wmparc|ribbon|[a-z]*atlas|parcellations?",
+    r"|wmparc|ribbon|[a-z]*atlas(?:es)?|parcellations?",
     "derivatives": r"derivatives",
-    "BOLD series": r"bold|sbref|func|fmri|rs-?fmri",
-    FIELD: r"fmap|[a-z]*field[-_ ]?map[a-z]*|[tr]?b[01][-_ ]?map|phase|phasediff|pha"
-    r"|part-(?:real|imag)|(?<=[-_])(?:ph|real|imag|imaginary)(?=[-_ ]?\d*$)",
-    "diffusion series": r"dwi|dti|diffusion|diff|adc|tracew?|fa(?!\d)",
+    BOLD: r"bold|boldref|sbref|func|fmri|rs-?fmri|epirt",
+    FIELD: r"fmap|[a-z]*field[-_ ]?map[a-z]*|(?:3d)?[tr]?b[01][-_ ]?map|phase|phasediff|pha|topup"
+    r"|field[-_ ]?coeff?s?|part-(?:real|imag)|(?<=[-_])(?:ph|real|imag|imaginary)(?=[-_ ]?\d*$)",
+    "diffusion series": r"dwi|dti|dmri|diffusion|diff|adc|tracew?|fa(?!\d)",
     PERFUSION: r"[a-z]*asl|perf|perfusion|m0scan|r?cb[fv]|mtt|ttp|tmax",
-    OTHER: r"pet|mrsi?|spectroscopy|(?<=[-_])ct(?=\d*$)",
+    OTHER: r"pet|spect|mrsi?|spectroscopy|(?<=[-_])ct(?=\d*$)",
 }
 WORDS = {
     kind: re.compile(rf"(?<![A-Za-z])(?:{words})\d*(?![A-Za-z])", re.I)
@@ -30,8 +30,17 @@ WORDS = {
 # By a name alone, as such folders are classes: lesions; grey matter and the like, made by SPM.
 NAMES = {
     "masks or segmentations": re.compile(r"(?<![A-Za-z])(?:lesions?|rois?)(?![A-Za-z])", re.I),
-    "tissue maps": re.compile(r"(?:m0?w|rw?|w)[cp][1-6](?=[A-Za-z])|[cp][1-6](?=sub-)"),
+    "tissue maps": re.compile(
+        r"(?:m0?w|rw?|w)[cp][1-6](?=[A-Za-z])|[cp][1-6](?=sub-)|_pve(?:seg)?_?\d?$|^tpm(?![a-z])",
+        re.I,
+    ),
 }
+# Of volumes alone: what SPM, FSL and their kin call them, and what SPM and AFNI write into headers.
+STATISTIC_NAMES = re.compile(
+    r"(?<![a-z])(?:[ztfp]stats?|(?:var)?copes?|betas?|spm[tfp]|stats|unthresh)\d*(?![a-z])"
+    r"|(?<=[-_])(?:z|t|zmap|tmap)$", re.I
+)  # fmt: skip
+STATISTIC_HEADERS = re.compile(rb"SPM\{|spm_spm:|SPM contrast|^Contrast \d|_score of contrast")
 # Folders of BIDS, as it spells them: CT may be a class.
 BIDS = {"perf": PERFUSION, "pet": OTHER, "ct": OTHER, "mrs": OTHER, "meg": OTHER, "eeg": OTHER}
 NO_MR = {"CT", "PT", "NM", "US", "CR", "DX", "XA", "SEG", "RTDOSE"}  # DICOM's Modality
@@ -44,6 +53,8 @@ def why_not_anatomy(path, folders=None, series=None) -> str:
     folder down; None: the one that the file is in. series: of a DICOM file, `dicom.Series`.
     """
     path = Path(path)
+    if path.name in ("brainmask.mgz", "brainmask.mgh"):  # FreeSurfer's stripped T1 has this name
+        return ""
     folders = (path.absolute().parent.name,) if folders is None else folders
     name = f"{series.about} {series.number}" if series else stem(path)
     for kind, words in WORDS.items():
@@ -53,8 +64,10 @@ def why_not_anatomy(path, folders=None, series=None) -> str:
     found += [BIDS[folder] for folder in folders if folder in BIDS]
     if found or suffix(path) in PICTURES:
         return found[0] if found else ""
-    tags = series.tags if series else read_json(path.with_name(f"{stem(path)}.json"))
-    return kind_by_tags(tags) or kind_by_intent(path)
+    if series:
+        return kind_by_tags(series.tags)
+    found = kind_by_tags(read_json(path.with_name(f"{stem(path)}.json"))) or kind_by_header(path)
+    return found or (STATISTICS if STATISTIC_NAMES.search(stem(path)) else "")
 
 
 def kind_by_tags(tags: dict) -> str:
@@ -70,12 +83,15 @@ def kind_by_tags(tags: dict) -> str:
     parts = {k.split("_")[0] for k in kinds}
     if parts & {"P", "PHASE", "R", "REAL", "I", "IMAGINARY"} and not parts & {"M", "MAGNITUDE"}:
         return FIELD
+    sequence = (str(tags.get(key, "")) for key in ("PulseSequenceDetails", "PulseSequenceName"))
+    if any(map(WORDS[BOLD].search, sequence)):
+        return BOLD
     words = [*kinds, str(tags.get("SeriesDescription", ""))]  # ProtocolName may be of all series
     return next((kind for kind, x in WORDS.items() if any(map(x.search, words))), "")
 
 
-def kind_by_intent(path: Path) -> str:
-    """What the intent code in a NIfTI header says that is no anatomy; '' if it says nothing."""
+def kind_by_header(path: Path) -> str:
+    """What intent code and description of a NIfTI header say that is no anatomy; '' for nothing."""
     head = first_bytes(partner(path, ".hdr") if suffix(path)[:4] == ".img" else path)
     order = "little" if head[:1] in (b"\x5c", b"\x1c") else "big"  # the header's size, 348 or 540
     code = 0
@@ -85,7 +101,10 @@ def kind_by_intent(path: Path) -> str:
         code = int.from_bytes(head[504:508], order)
     if code in (1002, 1003):  # NIFTI_INTENT_LABEL, NIFTI_INTENT_NEURONAMES
         return "masks or segmentations"
-    return "statistical maps" if 2 <= code <= 24 else ""
+    if 1004 <= code <= 1010 or 2001 <= code <= 2005:
+        return "vectors or surfaces"
+    words = STATISTIC_HEADERS.search(head[148:228].strip(b"\0")) if len(head) >= 348 else None
+    return STATISTICS if words or 2 <= code <= 24 or code == 1001 else ""
 
 
 def is_label_map(volume: np.ndarray) -> bool:

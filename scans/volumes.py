@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from scans.anatomy import is_label_map
-from scans.formats import open_gzip_for_writing, partner, suffix, unpacked
+from scans.formats import first_bytes, open_gzip_for_writing, partner, suffix, unpacked
 from scans.pictures import not_readable
 from scans.scan import PLANES, Scan
 from utils import DataError, as_data_error, atomic_write, warn
@@ -43,8 +43,11 @@ def read_volume(path, force: bool = False) -> Scan:
     with as_data_error(path), unpacked(path) as stream:
         size = path.stat().st_size * (1032 if isinstance(stream, gzip.GzipFile) else 1)
         if suffix(path)[:4] in (".img", ".hdr"):  # two files, found by their names
-            image = nib.load(path)
             pixels = partner(path, ".img")
+            for part in (pixels, partner(path, ".hdr")):
+                if not part.exists():
+                    raise DataError(f"{path}: its {part.suffix} file is missing")
+            image = nib.load(path)
             size = pixels.stat().st_size * (1032 if pixels.suffix.lower() == ".gz" else 1)
         else:
             head = stream.read(352)
@@ -69,12 +72,17 @@ def read_volume(path, force: bool = False) -> Scan:
         if np.prod(shape, dtype=float) * dtype.itemsize > size:  # deflate packs 1032:1 at best
             raise DataError(f"{path}: is cut short, or its header is wrong (it says {shape})")
         check_not_functional(path, shape[3] if len(shape) == 4 else 1, force)
+        longest, second, *_ = sorted((*shape[:3], 1), reverse=True)
+        if longest > 100 * second and not force:
+            raise DataError(f"{path}: is a table or a surface by its shape {shape}, no volume")
         stored = np.asarray(proxy.get_unscaled()).reshape(shape + (1,) * (3 - len(shape)))
         if not force and is_label_map(stored):
             words = "holds labels (whole numbers in patches, without noise), no anatomy"
             raise DataError(f"{path}: {words}; name it after its scan with --labels (--force takes "
                             "it all the same)")  # fmt: skip
         affine, header = place_of(path, image)
+        if has_no_size(path, image):
+            warn(f"{path}: its header has a voxel size of 0; 1 mm is assumed")
         if not is_usable(affine):
             warn(f"{path}: has no usable position and voxel size; 1 mm is assumed")
             affine, header = np.eye(4), nifti_header(np.eye(4), 0)
@@ -87,7 +95,7 @@ def place_of(path, image):
 
     affine, header = image.affine, image.header
     if isinstance(image, nib.MGHImage):
-        return affine, nifti_header(affine, 1)
+        return affine, nifti_header(affine, 1) if is_usable(affine) else None
     if not isinstance(image, nib.Nifti1Pair):  # Analyze
         byte = header["orient"].item() if "orient" in header else b""
         axes = ANALYZE.get(ord(byte or b"\0"))
@@ -106,6 +114,16 @@ def place_of(path, image):
         affine = header.get_best_affine()
     unit = MM.get(int(header["xyzt_units"]) & 7, 1.0)
     return np.diag((unit, unit, unit, 1.0)) @ affine, header
+
+
+def has_no_size(path, image) -> bool:
+    """Whether a header of 348 bytes gives 0 as a voxel size that counts; nibabel makes 1 of it."""
+    hdr = path if getattr(image.header, "is_single", False) else partner(path, ".hdr")
+    head = first_bytes(hdr)
+    if int(image.header.get("sizeof_hdr", 0)) != 348 or int(image.header.get("sform_code", 0)):
+        return False
+    sizes = np.frombuffer(head[80:92], image.header.structarr.dtype["pixdim"].base)
+    return bool((sizes[: min(3, len(image.shape))] == 0).any())
 
 
 def check_not_functional(path, volumes: int, force: bool, most: int = MANY_VOLUMES) -> None:

@@ -12,7 +12,15 @@ from made_files import blob, save_series, save_volume
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from scans.anatomy import FIELD, OTHER, PERFUSION, is_label_map, why_not_anatomy
+from scans.anatomy import (
+    BOLD,
+    FIELD,
+    OTHER,
+    PERFUSION,
+    STATISTICS,
+    is_label_map,
+    why_not_anatomy,
+)
 from scans.listing import find_scans, training_scans
 
 MASKS = "masks or segmentations"
@@ -51,6 +59,20 @@ NAMES = {
     "Schaefer_atlas": MASKS,
     "s01_dseg": MASKS,
     "mwp1s01": "tissue maps",
+    "s01_pve_0": "tissue maps",
+    "s01_boldref": BOLD,
+    "3DB0Map": FIELD,
+    "s01_topup_fieldcoef": FIELD,
+    "s01_dmri_T0004": "diffusion series",
+    "SPECT": OTHER,
+    "atlases/MNI_T1": MASKS,
+    "zstat1": STATISTICS,
+    "spmT_0001": STATISTICS,
+    "beta_0003": STATISTICS,
+    "pain_unthresh": STATISTICS,
+    "pain_z": STATISTICS,
+    "con/con_01": "",  # of controls
+    "s01_acq-se_T1": "",
     "anat/c2sub-01_T1w": "tissue maps",
 }
 
@@ -74,6 +96,9 @@ SIDECARS = {
     "philips": ({"ImageType": ["ORIGINAL", "PRIMARY", "R_IR", "R", "IR"]}, FIELD),
     "enhanced": ({"ComplexImageComponent": "PHASE"}, FIELD),
     "fieldmap": ({"SeriesDescription": "gre_field_mapping"}, FIELD),
+    "a sequence": ({"PulseSequenceDetails": "%SiemensSeq%\\ep2d_bold"}, BOLD),
+    "that of GE": ({"PulseSequenceName": "epiRT"}, BOLD),
+    "of another sort": ({"PulseSequenceDetails": "%SiemensSeq%\\tfi_segme"}, ""),
     "map": ({"ImageType": ["DERIVED", "PRIMARY", "DIFFUSION", "ADC"]}, "diffusion series"),
     "blood": ({"ArterialSpinLabelingType": "PCASL"}, PERFUSION),
     "pet": ({"Modality": "PT"}, OTHER),
@@ -92,7 +117,8 @@ def test_a_sidecar_says_what_a_volume_is(tmp_path, name):
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image, nib.Nifti1Pair])
 @pytest.mark.parametrize("order", "<>")
 def test_the_intent_of_a_nifti_header_counts(tmp_path, kind, order):
-    for code, wanted in (("none", ""), ("label", MASKS), ("t test", "statistical maps")):
+    for code, wanted in (("none", ""), ("label", MASKS), ("t test", STATISTICS),
+                         ("estimate", STATISTICS), ("vector", "vectors or surfaces")):  # fmt: skip
         data = blob((8, 8, 4)).astype(f"{order}f4")
         header = kind.header_class(endianness=order)
         image = kind(data, np.eye(4), header)
@@ -101,6 +127,26 @@ def test_the_intent_of_a_nifti_header_counts(tmp_path, kind, order):
         path.parent.mkdir()
         nib.save(image, path)
         assert find_scans(path.parent)[0].left_out == wanted
+
+
+def test_the_description_in_a_header_counts(tmp_path):
+    for i, (words, wanted) in enumerate(
+        [
+            ("SPM{T_[12]} - contrast 1", STATISTICS),
+            ("FSL5.0", ""),
+            ("Contrast 1: a > b", STATISTICS),
+        ]
+    ):
+        image = nib.Nifti1Image(blob((8, 8, 4)), np.eye(4))
+        image.header["descrip"] = words
+        (tmp_path / str(i)).mkdir()
+        nib.save(image, tmp_path / str(i) / "x.nii.gz")
+        assert find_scans(tmp_path / str(i))[0].left_out == wanted
+
+
+def test_a_stripped_head_of_freesurfer_is_anatomy():
+    assert why_not_anatomy("mri/brainmask.mgz") == ""
+    assert why_not_anatomy("mri/brainmask.nii.gz") == MASKS
 
 
 def test_a_dicom_series_of_phase_or_of_ct_is_no_anatomy(tmp_path):

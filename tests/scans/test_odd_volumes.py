@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 import scans
+from inference.inputs import find_jobs
 from scans.formats import partner
+from utils import DataError
 
 
 def noise(shape=(6, 7, 8)):
@@ -90,3 +92,38 @@ def test_a_phone_picture_of_two_frames_is_its_first(tmp_path):
     first, second = (Image.new("L", size, 99) for size in ((40, 30), (20, 15)))
     first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second])
     assert scans.read(tmp_path / "a.jpg").stored.shape == (30, 40)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.img"])
+def test_a_voxel_size_of_nothing_is_said(tmp_path, name, capsys):
+    image = (nib.Nifti1Image if name == "a.nii" else nib.AnalyzeImage)(noise(), None)
+    image.to_filename(tmp_path / name)
+    header = tmp_path / name.replace("img", "hdr")
+    for axis, said in ((1, True), (3, False)):  # of four dimensions there are three here
+        raw = bytearray(header.read_bytes())
+        raw[80:96] = np.array([2, 2, 2, 2], "<f4").tobytes()
+        raw[80 + 4 * axis : 84 + 4 * axis] = bytes(4)
+        header.write_bytes(raw)
+        assert scans.read(tmp_path / name).sizes == pytest.approx([2, 1 if said else 2, 2])
+        assert ("has a voxel size of 0; 1 mm is assumed" in capsys.readouterr().err) == said
+
+
+def test_a_volume_of_freesurfer_without_directions_is_read(tmp_path, capsys):
+    nib.save(nib.MGHImage(noise(), np.eye(4)), tmp_path / "a.mgh")
+    raw = bytearray((tmp_path / "a.mgh").read_bytes())
+    raw[42:78] = bytes(36)  # the directions of the axes
+    (tmp_path / "a.mgh").write_bytes(raw)
+    assert scans.read(tmp_path / "a.mgh").sizes == [1, 1, 1]
+    assert "no usable position and voxel size; 1 mm is assumed" in capsys.readouterr().err
+
+
+def test_half_of_a_pair_and_tables_are_refused_by_name(tmp_path):
+    nib.Nifti1Pair(noise(), np.eye(4)).to_filename(tmp_path / "a.img")
+    shutil.move(tmp_path / "a.img", tmp_path / "b.img")
+    for name, words in (("a.hdr", r"a\.hdr: its .img file"), ("b.img", r"b\.img: its .hdr file")):
+        with pytest.raises(DataError, match=f"{words} is missing"):
+            find_jobs([tmp_path / name]) and scans.read(tmp_path / name)
+    nib.save(nib.Nifti1Image(noise((900, 5, 1)), np.eye(4)), tmp_path / "lh.curv.nii")
+    with pytest.raises(DataError, match="a table or a surface"):
+        scans.read(tmp_path / "lh.curv.nii")
+    assert scans.read(tmp_path / "lh.curv.nii", force=True).stored.size == 4500

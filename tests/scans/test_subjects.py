@@ -76,7 +76,7 @@ def test_masks_derivatives_bold_and_diffusion_are_left_out_by_name(tmp_path, cap
         *("sub-1/anat/sub-1_T1w_mask.nii.gz", "sub-1/anat/sub-1_dseg.nii.gz", "sub-1/mri/aseg.mgz"),
         *("sub-1/mri/aparc+aseg.mgz", "sub-1/x_LesionSeg.nii", "sub-1/p1_lesions.nii.gz"),
         *("labelsTr/BRATS_001.nii", "masks/sub-1_2.png", "TCGA_CS_4941_19960909_1_mask.tif"),
-        *("sub-1/brainmask.mgz", "derivatives/sub-1/sub-1_T1w.nii.gz", "sub-1/func/a.nii"),
+        *("sub-1/brain_mask.mgz", "derivatives/sub-1/sub-1_T1w.nii.gz", "sub-1/func/a.nii"),
         *("sub-1/func/sub-1_task-rest_bold.nii.gz", "sub-1/dwi/sub-1_dwi.nii.gz"),
         *("sub-1/sub-1_ADC.nii.gz", "sub-1/DTI_FA.nii"),
         # What predict.py writes beside its inputs would be seen as people of their own.
