@@ -110,6 +110,9 @@ def test_control_codes_do_not_reach_the_terminal(tmp_path):
     assert said.isprintable() and len(said) < 2000 and "brains" in said
     checkpoints.save_checkpoint(tmp_path / "a.pt", {**content, "trained_on": nested()})
     assert load_checkpoint(tmp_path / "a.pt")["trained_on"] == "unknown data"
+    for people in ("sub-1", ["sub-1", 2]):
+        checkpoints.save_checkpoint(tmp_path / "a.pt", {**content, "people": people})
+        assert "people" not in load_checkpoint(tmp_path / "a.pt")  # it does not say who they are
 
 
 # --- hostile files --------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from PIL import Image
 
 import predict
 from inference.inputs import Job, find_jobs
+from inference.sidecar import bids_name
 from utils import DataError
 
 
@@ -247,6 +248,8 @@ def test_a_bids_data_set_gives_a_bids_derivative(bids, run):
     about = json.loads((home / "dataset_description.json").read_text())
     assert about["DatasetType"] == "derivative" and about["License"] == "CC0"
     assert about["GeneratedBy"][0]["Version"] and about["SourceDatasets"][0]["DOI"] == "doi:1/2"
+    name = bids_name("sub-1_label-a_T1w", "x4")  # entities have an order
+    assert name == "sub-1_res-x4_label-a_desc-superres_T1w"
     sidecar = json.loads((home / f"{results[0]}.json").read_text())
     assert sidecar["Sources"] == ["bids:source:sub-01/anat/sub-01_run-1_T1w.nii.gz"]
     assert "2 finished before" in run(bids, "--scale", 4)[1]

@@ -14,6 +14,7 @@ import predict
 import scans
 from inference import Upscaler, tiling
 from inference.checkpoints import save_checkpoint
+from inference.through_plane import resample
 
 ARCH = {"name": "deep", "channels": 4, "blocks": 2, "half": 1, "neighbours": 2, "estimator": True}
 
@@ -102,6 +103,16 @@ def test_results_stay_near_the_values_around_whatever_comes(enlarged, tmp_path):
             least, most = ((x.repeat(4, 0).repeat(4, 1)) for x in (least - room, most + room))
             assert ((least <= result) & (result <= most)).all(), (name, dtype)
             assert result.min() >= min(0, data.min()) - slack, (name, dtype)
+
+
+def test_another_grid_makes_no_values_of_its_own(tmp_path):
+    """Cubic interpolation swings beyond the values at an edge."""
+    data = np.zeros((9, 8, 7), np.float32)
+    data[4:] = 100
+    scan = scans.read(save_volume(tmp_path / "a.nii.gz", data, (2, 2, 2)))
+    for shape in ((13, 12, 9), (5, 6, 7)):
+        new = resample(scan, shape).stored
+        assert new.shape == shape and new.min() == 0 and new.max() == 100
 
 
 # --- through the slices ---------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from evaluation.before_after import views_of
 from inference import Upscaler
 from inference.plan import plan_of
 from inference.sidecar import is_stripped
-from scans import Scan
+from scans import Scan, read
 from scans.intensity import intensity_range
 from utils import UsageError
 
@@ -123,6 +123,10 @@ def test_the_figure_has_the_aspect_of_the_voxels(tmp_path, run, brain):
         figure = pixels(tmp_path / "a_x2_figure.png")
         heights.append(len(figure))
         assert figure[..., :3].std() > 30
+        wide, _, low = sizes
+        scan = read(tmp_path / "a.nii.gz")
+        assert scan.aspect(("coronal", False)) == low / wide  # height by width of its pixels
+        assert scan.aspect(("coronal", True)) == wide / low
     assert heights[1] > 1.3 * heights[0]
 
 

@@ -137,6 +137,11 @@ def test_each_slice_is_shown_with_its_neighbours(weights, real_slices):
     alone = np.concatenate([up(x[None]) for x in slices])
     np.testing.assert_allclose(up(slices), alone, atol=2e-5)  # without a distance, pictures
     assert np.abs(alone - wanted).max() > 0.01
+    few = up.network.neighbours = 1  # of weights that see one slice on each side
+    assert up.neighbourhood(slices, slice(0, 7), slice(None), 1.5, (0, 1))[2].sum(0).tolist() == [
+        0, 7 - few, 7 - few, 0
+    ]  # fmt: skip
+    up.network.neighbours = 2
     with pytest.raises(UsageError, match="enlarges by 4, 3, 2, 2x1, 3x1, 4x1, not by 5x5"):
         up(slices, 5)
 
