@@ -159,7 +159,7 @@ class Slices:
         return len(self.volume)
 
     def __getitem__(self, i: int) -> np.ndarray:
-        """Slice i as uint8 (H, W), as `scans.slices_of` has it."""
+        """Slice i as uint8 (H, W), upright."""
         return self.stack(i)[self.place[i]]
 
     @property

@@ -3,18 +3,18 @@
     python export.py weights/brain.pt web/weights --error-map    for the page, all scales
     python export.py weights/brain.pt . --scale 4                one of them
 
-Leaves NAME-describe.onnx, which finds out how slices were made (of several bodies one for each, as
-NAME-describe-x4.onnx), and NAME-x4.onnx, NAME-through-x4.onnx ..., which enlarge them; of several
-scales NAME.weights, too, with what they have in common, to lie beside them. NAME.json says what
-else a program must know, as web/ does. Needs the packages onnx and onnxscript.
+Leaves NAME-describe.onnx, which finds out how slices were made (of weights that hold several
+networks one for each, as NAME-describe-x4.onnx), and NAME-x4.onnx, NAME-through-x4.onnx ..., which
+enlarge them; of several scales NAME.weights, too, with what they have in common, to lie beside
+them. NAME.json says what else a program must know, as web/ does. Needs onnx and onnxscript.
 
 describe: `lr` (slices, 1, height, width) -> `found` (slices, 21). Of a scan the mean over some
 slices of its middle counts.
-enlarge: `lr` (slices, 5, height, width), each slice in the middle of its neighbours, a missing one
-black; `description` (1, 26): what was found, then 1 for each of the four neighbours that are there,
-then log2(distance of slices in widths of their pixels) / 3, or 0 where there are none -> `sr`
-(slices, 1, rows height, columns width), not clamped to [0, 1]; with --error-map also `errors`, not
-calibrated (the calibration stands in NAME.json).
+enlarge: `lr` (slices, 1 + 2 neighbours, height, width), each slice in the middle of its
+neighbours, a missing one black, their number in NAME.json; `description` (1, 26): what was found,
+then 1 for each of four neighbours that is there, then log2(distance of slices in widths of their
+pixels) / 3, or 0 where there are none -> `sr` (slices, 1, rows height, columns width), not
+clamped to [0, 1]; with --error-map also `errors`, not calibrated (NAME.json has the calibration).
 All float32; values are 0 (black) to 1 (white).
 """
 

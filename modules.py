@@ -193,7 +193,7 @@ class Estimator(nn.Module):
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         """LR slices (N, 1, H, W) -> (N, FOUND)."""
-        return self.careful(*self.found(lr))
+        return self.towards_safest(*self.found(lr))
 
     def found(self, lr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What it finds (N, FOUND - 1), and how sure it is of it (N, 1), 0 to 1."""
@@ -208,7 +208,7 @@ class Estimator(nn.Module):
         found = self.decide(torch.cat((of_unit_size(means), of_unit_size(roots)), 1)).float()
         return found[:, :-1], found[:, -1:].sigmoid()
 
-    def careful(self, found: torch.Tensor, sure: torch.Tensor) -> torch.Tensor:
+    def towards_safest(self, found: torch.Tensor, sure: torch.Tensor) -> torch.Tensor:
         """The description (N, FOUND) that is acted on."""
         found = torch.lerp(self.safest.expand_as(found), found, sure)
         return torch.cat((found, torch.zeros_like(found[:, :1])), 1)  # TOLD: no
@@ -328,7 +328,7 @@ class DeepESPCN(nn.Module):
 
     def forward(self, lr, scale: Scale | None = None, description=None, error_map=False):
         """lr (N, 1 or 1 + 2 neighbours, H, W). scale: one of `scales`, the first if None.
-        description (N or 1, ENTRIES), see `describe` and `with_neighbours`; None: estimated for
+        description (N or 1, ENTRIES), see `describe` and `full_description`; None: estimated for
         each slice, which then has no neighbours.
 
         error_map: gives (N, 2, rows H, columns W), SR slices and their expected absolute errors.
@@ -342,7 +342,7 @@ class DeepESPCN(nn.Module):
         with without_autocast(lr):
             if self.conditioned:
                 if description is None:
-                    description, lr = with_neighbours(self.describe(own)), own
+                    description, lr = full_description(self.describe(own)), own
                 hidden = torch.tanh(self.condition(description) + self.of_scale[name])
                 gains = self.gains(hidden).view(-1, len(gains), self.channels, 1, 1)
                 gains = (1 + 0.5 * torch.tanh(gains)).unbind(1)
@@ -351,7 +351,7 @@ class DeepESPCN(nn.Module):
         features = self.stack(features, convolutions[rest], gains[rest])
         if len(self.side):
             h, w = features.shape[-2:]
-            # One more row and column than an even number needs changes nothing.
+            # One more row and column, so that odd sizes can be halved; to even ones it is nothing.
             low = F.leaky_relu_(self.down(replicate(features, 0, 1, 0, 1)), 0.1)
             low = self.stack(low, self.side, gains[1 + len(self.body) :])
             features = features + F.pixel_shuffle(self.up(low), 2)[..., :h, :w]
@@ -437,7 +437,7 @@ class Bodies(nn.Module):
         if not body.neighbours:
             lr = middle_of(lr)
             if description is not None:
-                description = with_neighbours(description[:, :FOUND])
+                description = full_description(description[:, :FOUND])
         return body(lr, scale, description, error_map)
 
 
@@ -452,7 +452,7 @@ def blend_measured_noise(found: torch.Tensor, told: torch.Tensor) -> torch.Tenso
     return torch.cat((known[:, : noise.start], blended, known[:, noise.stop :]), 1)
 
 
-def with_neighbours(found: torch.Tensor, present=None, distance=0.0) -> torch.Tensor:
+def full_description(found: torch.Tensor, present=None, distance=0.0) -> torch.Tensor:
     """Descriptions (N, FOUND) with what is known of the neighbours of each slice: (N, ENTRIES).
 
     present (N, 4): 1 where the second and the first neighbour before and those after are there;
@@ -564,6 +564,6 @@ def mmac(network: nn.Module, height: int = 60, width: int = 64, scale=None) -> f
         description = None
         if network.conditioned:
             found = network.describe(lr, scale=scale)
-            description = with_neighbours(found, lr.new_ones(1, 4), 1.0)
+            description = full_description(found, lr.new_ones(1, 4), 1.0)
         network(lr, scale, description)
     return counter.get_total_flops() / 2e6

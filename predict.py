@@ -349,7 +349,7 @@ def too_large(task: Task) -> DataError:
 def simulate(job, upscaler, args, figure: bool) -> tuple[list[Path], dict]:
     """Shrink the slices of an input, upscale them, score them one by one: (files, record)."""
     import scans
-    from evaluation.simulation import draw_simulation, score_stack, write_scores
+    from evaluation.simulation import draw_simulation, score_stack, write_score_csv
     from inference.sidecar import record
 
     task = open_input(job, upscaler, args)
@@ -364,7 +364,7 @@ def simulate(job, upscaler, args, figure: bool) -> tuple[list[Path], dict]:
         if scan.is_picture:
             result = scans.write(found.example(scan), job.file(label, ""))
         else:
-            result = write_scores(job.file(label, ".csv"), found.rows)
+            result = write_score_csv(job.file(label, ".csv"), found.rows)
     new = scan.resampled(scan.stored, found.about)
     about = record(job, upscaler, scan, new, None, task.made, task.warnings)
     about |= {
@@ -379,7 +379,7 @@ def simulate(job, upscaler, args, figure: bool) -> tuple[list[Path], dict]:
 # --- all ------------------------------------------------------------------------------------------
 
 
-def results(jobs, upscaler, args, figure: bool):
+def enlarge_all(jobs, upscaler, args, figure: bool):
     """Upscale all inputs: yields (job, (files, record) or DataError), pictures first.
 
     Pictures go through it in groups: while one is upscaled, the next is read and the last written.
@@ -508,7 +508,7 @@ def main(argv=None):
             note(f"{len(jobs)} inputs; stopped with Ctrl-C, the same command goes on from there")
     figure = args.figure if args.figure is not None else args.report or not batch
     # Closed here: threads that the garbage collector must end can wait for one another for ever.
-    with closing(results(jobs, upscaler, args, figure)) as found:
+    with closing(enlarge_all(jobs, upscaler, args, figure)) as found:
         scores = run_jobs(jobs, found, args, batch and torchrun[0] == 0, counts)
     counts["failed"] += missing
     if batch:

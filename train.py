@@ -391,7 +391,7 @@ def set_up(args, device, run, resuming):
 
 
 def validation_pairs(slices, args, network, device):
-    """(number, scale, LR, description or None, HR) of this process's share of the validation
+    """(number, scale, LR, VolumePart, HR) of this process's share of the validation
     slices; scales and degradations take turns. Networks with an estimator find the degradation."""
     pairs, scales = [], network.scales
     for i in range(rank(), len(slices), world()):

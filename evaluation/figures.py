@@ -190,11 +190,11 @@ def simulation_figure(
         bars = {errors[0]: "absolute error"}
     rows = with_details([whole, [Panel(None), *errors, last]], hr, tall)
     sheet, grid = draw_panels(rows, title)
-    write_scores(sheet, grid[-1][0], bars, scores)
+    draw_score_table(sheet, grid[-1][0], bars, scores)
     save_sheet(sheet, path)
 
 
-def write_scores(sheet, place: tuple, bars: dict, scores) -> None:
+def draw_score_table(sheet, place: tuple, bars: dict, scores) -> None:
     """The scores of bicubic and result as a small table, and the colour bars of the errors.
 
     bars: {panel: label}.

@@ -43,7 +43,7 @@ def slice_scores(sr: torch.Tensor, hr: torch.Tensor, again, lr: torch.Tensor, me
 
 
 @dataclass
-class Part:
+class VolumePart:
     """Some slices of one volume and plane, to be scored: LR (n, 5, h, w), HR (n, 1, H, W), which
     of their four neighbours are there (n, 4), and how far apart slices are in LR pixels; 0:
     unknown, or of no interest."""
@@ -57,7 +57,7 @@ class Part:
 
 
 def parts_of(slices, degradation, scale: Scale, device, alone=False, only=None):
-    """Yield the slices of each volume and plane in turn, degraded, as Parts.
+    """Yield the slices of each volume and plane in turn, degraded, as VolumeParts.
 
     Noise is a slice's own, whatever is scored beside it. alone: without neighbours. only: the
     volume and plane of this slice alone.
@@ -77,7 +77,9 @@ def parts_of(slices, degradation, scale: Scale, device, alone=False, only=None):
         lr = {p: degrade(x, degradation, scale, seed=seeds[p])[0, 0] for p, x in hr.items()}
         near, there = with_neighbours_of(lr, places, alone)
         hr = torch.cat([hr[p] for p in places])
-        yield Part(numbers, near, hr, there.to(device), slices.distance(numbers[0], scale), scale)
+        yield VolumePart(
+            numbers, near, hr, there.to(device), slices.distance(numbers[0], scale), scale
+        )
 
 
 def with_neighbours_of(lr: dict, places: list[int], alone: bool) -> tuple:
@@ -93,7 +95,7 @@ def with_neighbours_of(lr: dict, places: list[int], alone: bool) -> tuple:
 
 
 @torch.inference_mode()
-def found_in(network, part: Part, truth=None) -> torch.Tensor:
+def found_in(network, part: VolumePart, truth=None) -> torch.Tensor:
     """How these slices were made, (n, FOUND): one description for all of them, as they are of one
     scan, the mean over its middle. truth (1, FOUND): what the network is told."""
     middle = middle_slices(len(part.lr))
@@ -101,14 +103,14 @@ def found_in(network, part: Part, truth=None) -> torch.Tensor:
     return found.mean(0, keepdim=True).expand(len(part.lr), -1)
 
 
-def description_of(network, part: Part):
+def description_of(network, part: VolumePart):
     """What a network is given to know of these slices (n, ENTRIES), nothing being told; or None."""
     if not network.conditioned:
         return None
-    return modules.with_neighbours(found_in(network, part), seen_of(network, part), part.distance)
+    return modules.full_description(found_in(network, part), seen_of(network, part), part.distance)
 
 
-def seen_of(network, part: Part) -> torch.Tensor:
+def seen_of(network, part: VolumePart) -> torch.Tensor:
     """Which neighbours a network sees of these slices, (n, 4)."""
     return part.present * part.present.new_tensor(
         [abs(k) <= network.neighbours for k in (-2, -1, 1, 2)]
@@ -120,7 +122,7 @@ def seen_by(network, lr: torch.Tensor) -> torch.Tensor:
     return lr[:, 2 - network.neighbours : 3 + network.neighbours]
 
 
-def joined(parts, limit: int):
+def grouped_by_size(parts, limit: int):
     """Yield lists of parts of slices of one size, with about so many LR pixels together."""
     waiting = defaultdict(list)
     for part in parts:
@@ -152,7 +154,7 @@ def score_slices(
     bar = progress(total=len(slices), desc=word, unit="slice")
     with ThreadPoolExecutor(2) as pool:  # scores the last batch while the next one is upscaled
         parts = parts_of(slices, degradation, scale, device, alone)
-        for several in joined(parts, tiling.PART_PIXELS):
+        for several in grouped_by_size(parts, tiling.PART_PIXELS):
             numbers = [i for part in several for i in part.numbers]
             hr, own = (
                 torch.cat(x) for x in zip(*((p.hr, modules.middle_of(p.lr)) for p in several))
@@ -180,7 +182,7 @@ def score_slices(
     return with_gains(rows)
 
 
-def enlarged(upscaler, part: Part, scale: Scale) -> torch.Tensor:
+def enlarged(upscaler, part: VolumePart, scale: Scale) -> torch.Tensor:
     """SR slices (n, 1, H, W) of a part, a few at a time."""
     network, given = upscaler.network, upscaler.given(scale)
     truth = None if given is None else describe_degradation(given, scale).to(upscaler.device)

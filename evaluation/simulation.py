@@ -99,7 +99,7 @@ def draw_simulation(path: Path, scan: Scan, found: Simulation) -> Path:
     return path
 
 
-def write_scores(path: Path, rows: list) -> Path:
+def write_score_csv(path: Path, rows: list) -> Path:
     """Write the scores of each slice as a table."""
     names = [m for m in METRICS if m in rows[0][0]]
     with atomic_write(path, "w") as file:

@@ -11,12 +11,12 @@ from utils import DataError, UsageError
 
 INTERVAL = math.log(10)  # of a Laplace distribution 90 % lie within 2.3 times its mean deviation
 STEPS = 4096  # of the table of factors
-QUIET, LOUD = 0.005, 0.02  # noise, as a share of white, of quiet and of noisy slices
+LITTLE_NOISE, MUCH_NOISE = 0.005, 0.02  # noise, as a share of white, of quiet and of noisy slices
 
 
 def noise_share(description: torch.Tensor) -> float:
-    """How noisy slices are by their description (1, ENTRIES): 0 up to QUIET, 1 from LOUD."""
-    low, high = (math.log10(1 + noise / 0.001) / 2 for noise in (QUIET, LOUD))
+    """How noisy slices are by their description (1, ENTRIES): 0 to 1."""
+    low, high = (math.log10(1 + noise / 0.001) / 2 for noise in (LITTLE_NOISE, MUCH_NOISE))
     return min(1.0, max(0.0, (float(description[0, NOISE]) - low) / (high - low)))
 
 

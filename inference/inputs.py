@@ -37,14 +37,14 @@ class Job:
         return self.folder / (name + ending)
 
     @property
-    def joined(self) -> str:
+    def longer_name(self) -> str:
         """The beginning of the names where another input has this one's."""
         return f"{self.source.absolute().parent.name}_{self.name}"
 
     def finished(self, made: dict) -> bool:
         """Whether a result of just this is there, as its record says (`sidecar.made_from`)."""
         first = self.name.split("_")[0] if self.dataset else self.name  # of BIDS: whose it is
-        for name in (first, self.joined):
+        for name in (first, self.longer_name):
             for path in self.folder.glob(glob.escape(f"{name}_") + "*.json"):
                 found = read_record(path)
                 same = found.get("Results") and found == found | made and is_of(found, self)
@@ -55,12 +55,12 @@ class Job:
     def beside_others(self, label: str, overwrite: bool) -> "Job":
         """This job, under a name that takes no other input's results. Raises DataError where a file
         that this program did not write would be overwritten, but for overwrite."""
-        for job in (self, replace(self, name=self.joined)):
+        for job in (self, replace(self, name=self.longer_name)):
             record = job.file(label, ".json")
             found = read_record(record)
             if found and not is_of(found, self):
                 if job is self:
-                    words = f"is of another input; results are called {self.joined}_…"
+                    words = f"is of another input; results are called {self.longer_name}_…"
                     note(f"{self.source}: {record.name} {words}")
                 continue
             results = (job.file(label, end) for end in (".png", ".tif", ".nii.gz"))

@@ -14,7 +14,7 @@ NAMES = (
     ("modulation.0.", "condition."),
     ("modulation.2.", "gains."),
 )
-ENTRIES = 19  # of a description that were found: no denoising; TOLD came after them
+OLD_FOUND = 19  # of a description that were found: no denoising; TOLD came after them
 SURE = 30.0  # of what is found, before the sigmoid: always
 
 
@@ -38,9 +38,9 @@ def converted(checkpoint: dict) -> dict:
             if name.startswith(before):
                 name = after.format(scale_name(scale)) + name.removeprefix(before)
                 break
-        if name in ("condition.weight", "error_head.gain.weight"):  # (n, ENTRIES + TOLD)
+        if name in ("condition.weight", "error_head.gain.weight"):  # (n, OLD_FOUND + TOLD)
             none, neighbours = value[:, :1] * 0, value[:, :5] * 0
-            value = torch.cat((value[:, :ENTRIES], none, value[:, ENTRIES:], neighbours), 1)
+            value = torch.cat((value[:, :OLD_FOUND], none, value[:, OLD_FOUND:], neighbours), 1)
         if name.startswith("estimator.decide.2."):
             value = torch.cat((value, torch.zeros_like(value[:2])))
             value[-1] = value[-1] + SURE if value.ndim == 1 else value[-1]

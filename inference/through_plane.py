@@ -18,7 +18,7 @@ def views_across(plane: str) -> list[View]:
     return [(PLANES[a], thick < b) for a, b in (others, others[::-1])]
 
 
-def through_plane(upscaler, scan: Scan, plane: str, factor: int, name: str = "") -> tuple:
+def enlarge_through(upscaler, scan: Scan, plane: str, factor: int, name: str = "") -> tuple:
     """(scan, errors or None): `factor` slices made of each of this plane.
 
     The network, which here adds rows only, goes over both sets of slices that cut the thick ones at

@@ -9,7 +9,7 @@ from contextlib import suppress
 import torch
 import torch.nn.functional as F
 
-from modules import middle_of, with_neighbours
+from modules import full_description, middle_of
 
 TILE = 360  # LR pixels along an edge: features of 48 channels and 4 bytes stay below KEPT
 KEPT = 2**25  # bytes: larger pieces of memory cannot be kept, see tune_malloc
@@ -104,7 +104,7 @@ def upscale(
     """
     if network.conditioned and description is None:
         lr = middle_of(lr)
-        description = with_neighbours(network.describe(lr, scale=scale))
+        description = full_description(network.describe(lr, scale=scale))
     with torch.autocast(lr.device.type, dtype=torch.bfloat16, enabled=bf16):
         sr = tiled_forward(network, lr, scale, description, tile, error_map)
     clamp_to_neighbourhood(sr[:, :1], middle_of(lr), scale)  # in place

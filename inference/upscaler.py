@@ -28,7 +28,7 @@ from inference import tiling
 from inference.checkpoints import load_checkpoint
 from inference.error_map import as_error_map, calibration_of, expected_error
 from inference.plan import Plan, plan_of
-from inference.through_plane import resample, through_plane
+from inference.through_plane import enlarge_through, resample
 from scans import Scan
 from scans.scan import View
 from utils import UsageError, bf16_works, pick_device, progress
@@ -171,7 +171,9 @@ class Upscaler:
         def work(part):
             chosen, wanted, needed = part
             black, white = span = [x[chosen] if np.ndim(x) else x for x in levels]
-            lr, beyond, present = self.neighbourhood(slices, chosen, needed, distance, span)
+            lr, beyond, present = self.slices_with_neighbours(
+                slices, chosen, needed, distance, span
+            )
             own = found if len(found) == 1 else found[chosen]
             sr, expected = self.enlarge(lr, scale, own, present, distance)
             begin, end = (rows * (row - needed.start) for row in (wanted.start, wanted.stop))
@@ -190,7 +192,7 @@ class Upscaler:
                 disable=len(todo) == 1,
             )  # fmt: skip
 
-    def neighbourhood(self, slices, chosen: slice, rows: slice, distance, levels) -> tuple:
+    def slices_with_neighbours(self, slices, chosen: slice, rows: slice, distance, levels) -> tuple:
         """(LR with neighbours (n, C, h, w), what is beyond black and white (n, h, w) or None, which
         of four neighbours are there (n, 4) or None) of these slices of a stack."""
         n, stop = self.network.neighbours if distance is not None else 0, chosen.stop
@@ -215,7 +217,7 @@ class Upscaler:
         """LR slices (n, C, h, w) to SR slices and their expected errors (or None)."""
         description = None
         if self.network.conditioned:
-            description = modules.with_neighbours(found, present, distance or 0.0)
+            description = modules.full_description(found, present, distance or 0.0)
         errors = scale in self.calibrations
         sr = tiling.upscale(self.network, lr, scale, description, tile=self.tile, bf16=self.bf16,
                             error_map=errors)  # fmt: skip
@@ -289,7 +291,7 @@ class Upscaler:
             about = new.about | about
         if plan.through > 1:
             before = errors
-            new, errors = through_plane(self, new, plan.plane, plan.through, name)
+            new, errors = enlarge_through(self, new, plan.plane, plan.through, name)
             about = new.about | about
             if before is not None:
                 errors.stored += resample(before, new.stored.shape[:3]).stored

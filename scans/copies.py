@@ -36,7 +36,7 @@ def thumbnail(pixels: np.ndarray) -> np.ndarray:
     return np.rint(small * (127 / most if most > 0.1 else 0)).astype(np.int8).ravel()
 
 
-def normalised(thumbnails: np.ndarray) -> np.ndarray:
+def unit_length(thumbnails: np.ndarray) -> np.ndarray:
     """Thumbnails (N, SIZE * SIZE) int8 as float32 (N, SIZE, SIZE), their squares adding up to 1."""
     values = thumbnails.astype(np.float32)
     norm = np.linalg.norm(values, axis=1, keepdims=True)
@@ -68,17 +68,17 @@ def find_copies(first: np.ndarray, second: np.ndarray) -> list[tuple[int, int]]:
     found, limit = [], 2 - 2 * ALIKE  # the squared distance of two that are just alike
     if not len(columns):
         return found
-    quick = symmetric_part(normalised(second[columns]))
+    quick = symmetric_part(unit_length(second[columns]))
     size = (quick**2).sum(1)
     for start in range(0, len(rows), 256):
         part = rows[start : start + 256]
-        exact = normalised(first[part])
+        exact = unit_length(first[part])
         mine = symmetric_part(exact)
         distance = (mine**2).sum(1)[:, None] + size - 2 * mine @ quick.T
         i, j = np.nonzero(distance < limit)
         for k in range(0, len(i), 4096):
             a, b = i[k : k + 4096], columns[j[k : k + 4096]]
-            there = normalised(second[b])
+            there = unit_length(second[b])
             alike = np.max([(x * there).sum((1, 2)) for x in views(exact[a])], axis=0)
             found += [(int(part[x]), int(y)) for x, y, c in zip(a, b, alike) if c > ALIKE]
             if len(found) >= ENOUGH:

@@ -24,8 +24,8 @@ from utils import DataError, as_data_error, reason
 OPTIONS = "-g i -s y -v 1 -ba n -p n -x i -z n -f %s_%b -o out"
 SECONDS, BYTES = 60, 2**28  # that it may take and write; more where there is more to read
 LABELS = {"ph": "phase", "real": "real", "imaginary": "imaginary", "fieldmaphz": "fieldmap"}
-INDEX = "is a DICOMDIR, no picture"
-PACKED = ("is gzipped: unpack it with gunzip", "is deflated: unpack it with dcmconv +te")
+IS_INDEX = "is a DICOMDIR, no picture"
+COMPRESSED = ("is gzipped: unpack it with gunzip", "is deflated: unpack it with dcmconv +te")
 # SeriesInstanceUID in the bytes of a header.
 UID = re.compile(rb"\x20\0\x0e\0(?:UI..|..\0\0)([\d.]+)", re.DOTALL)
 # What dcm2niix says of each file: position, direction, series, columns x rows x slices x times ...
@@ -183,10 +183,10 @@ def unreadable(file) -> str:
     except DataError as error:
         return str(error).removeprefix(f"{file}: ")
     if head.startswith(b"\x1f\x8b"):
-        return PACKED[0]
+        return COMPRESSED[0]
     if b"1.2.840.10008.1.2.1.99" in head:
-        return PACKED[1]
+        return COMPRESSED[1]
     if b"1.2.840.10008.1.3.10" in head:
-        return INDEX
+        return IS_INDEX
     is_dicom = head[128:132] == b"DICM" or (head[:2] == b"\x08\0" and head[3:4] == b"\0")
     return "" if is_dicom else "is no DICOM file"

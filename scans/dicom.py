@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from scans import volumes
-from scans.dcm2niix import INDEX, PACKED, Picture, Result, convert, start_of, unreadable
+from scans.dcm2niix import COMPRESSED, IS_INDEX, Picture, Result, convert, start_of, unreadable
 from scans.formats import natural
 from scans.scan import Scan
 from utils import DataError, as_data_error, warn
@@ -56,8 +56,8 @@ def dicom_series(files) -> list[Series]:
         why = unreadable(file)
         if not why:
             plain.append(file)
-        elif why != INDEX:
-            left[0, why if why in PACKED else file].append(file)
+        elif why != IS_INDEX:
+            left[0, why if why in COMPRESSED else file].append(file)
     with tempfile.TemporaryDirectory(**FOLDER) as folder:
         results, pictures, said = convert(Path(folder), plain, "-b", "o")
     found, groups, taken = [], defaultdict(list), set()

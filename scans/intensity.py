@@ -4,7 +4,7 @@ import numpy as np
 
 SAMPLE = 2**21  # values that are looked at
 RAISED = 0.02  # of the range: a background above this is taken off
-LEVELS = 16  # different values that are left when padding is taken away, at least
+FEWEST_VALUES = 16  # different values that are left when padding is taken away, at least
 
 
 def intensity_range(data: np.ndarray) -> tuple[float, float]:
@@ -43,7 +43,7 @@ def without_padding(values: np.ndarray) -> np.ndarray:
         low, high = values[0], values[-1]
         above, below = np.searchsorted(values, low, "right"), np.searchsorted(values, high)
         rest = values[above:below]
-        if rest.size < 2 or len(np.unique(rest[:: max(1, rest.size // 4096)])) < LEVELS:
+        if rest.size < 2 or len(np.unique(rest[:: max(1, rest.size // 4096)])) < FEWEST_VALUES:
             return values
         most = np.percentile(rest, 99.95) - np.percentile(rest, 0.05)
         if low < 0 and rest[0] - low > 0.25 * most:

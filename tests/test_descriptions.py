@@ -88,7 +88,7 @@ def test_who_is_not_sure_says_what_is_safest():
     estimator = modules.Estimator(8)
     torch.nn.init.normal_(estimator.safest)
     found = torch.rand(3, degradation.FOUND - 1)
-    careful = estimator.careful(found, torch.tensor([[1.0], [0.0], [0.25]]))
+    careful = estimator.towards_safest(found, torch.tensor([[1.0], [0.0], [0.25]]))
     assert torch.equal(careful[0, :-1], found[0])
     torch.testing.assert_close(careful[1, :-1], estimator.safest)
     torch.testing.assert_close(careful[2, :-1], 0.75 * estimator.safest + 0.25 * found[2])
@@ -113,10 +113,10 @@ def test_what_is_told_counts_but_for_noise_that_is_measured_nearby():
 def test_what_is_known_of_neighbours_stands_behind_the_description():
     found = describe("bicubic", (4, 4))
     present = torch.tensor([[1.0, 1, 1, 0], [0, 1, 1, 1], [0, 0, 0, 0]])
-    full = modules.with_neighbours(found, present, torch.tensor([[2.0], [8.0], [0.3]]))
+    full = modules.full_description(found, present, torch.tensor([[2.0], [8.0], [0.3]]))
     assert torch.equal(full[:, : degradation.FOUND], found.expand(3, -1))
     assert torch.equal(full[:, degradation.PRESENT], present)
     torch.testing.assert_close(full[:2, degradation.DISTANCE], torch.tensor([1 / 3, 1]))
-    alone = modules.with_neighbours(found)  # a picture, or a slice that lies alone in a scan
+    alone = modules.full_description(found)  # a picture, or a slice that lies alone in a scan
     assert not alone[:, degradation.FOUND :].any() and torch.equal(full[2:], alone)
-    assert modules.with_neighbours(found, present, 0.0).isfinite().all()  # unknown
+    assert modules.full_description(found, present, 0.0).isfinite().all()  # unknown

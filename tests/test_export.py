@@ -65,7 +65,7 @@ def test_results_are_pytorchs_whatever_comes(exported, kind):
     assert np.isfinite(found).all()
     np.testing.assert_allclose(found, wanted, atol=1e-4)
     present = torch.tensor([[0.0, 1, 1, 1]])
-    description = modules.with_neighbours(wanted.mean(0, keepdim=True), present, 1.2)
+    description = modules.full_description(wanted.mean(0, keepdim=True), present, 1.2)
     both = tiling.upscale(network, lr, (2, 1), description, error_map=True).numpy()
     given = {"lr": lr.numpy(), "description": description.numpy()}
     sr, errors = sessions["through-x2"].run(None, given)

@@ -7,7 +7,7 @@ from conftest import checkpoint_of, random_network
 
 import modules
 from degradation import describe_degradation
-from modules import with_neighbours
+from modules import full_description
 from utils import DataError
 
 SMALL = {"name": "deep", "channels": 8, "blocks": 3, "half": 1}
@@ -23,7 +23,7 @@ def inputs_of(network, n=1, size=(12, 14), name="blur-2"):
     """Slices with their neighbours, and a description, or None."""
     lr = torch.rand(n, 1 + 2 * network.neighbours, *size)
     known = describe_degradation(name, (4, 4))
-    return lr, with_neighbours(known, ALL_AROUND, 2.0) if network.conditioned else None
+    return lr, full_description(known, ALL_AROUND, 2.0) if network.conditioned else None
 
 
 @pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
@@ -75,12 +75,12 @@ def test_brightness_passes_through(arch):
 def test_a_slice_without_neighbours_is_one_whose_neighbours_are_black():
     network = random_network(FULL)
     own = torch.rand(2, 1, 12, 14)
-    description = with_neighbours(describe_degradation("blur-2", (4, 4)))
+    description = full_description(describe_degradation("blur-2", (4, 4)))
     with torch.no_grad():
         black = network(F.pad(own, (0, 0, 0, 0, 2, 2)), (4, 4), description)
         near = dict(atol=1e-5 * float(black.abs().max()), rtol=0)
         torch.testing.assert_close(network(own, (4, 4), description), black, **near)
-        known = with_neighbours(network.describe(own))  # and nothing said is: none, estimated
+        known = full_description(network.describe(own))  # and nothing said is: none, estimated
         torch.testing.assert_close(network(own), network(own, (4, 4), known), **near)
 
 
@@ -89,8 +89,8 @@ def test_descriptions_and_neighbours_change_the_result():
     lr, blur = inputs_of(network, 3)
     other = lr.clone()
     other[:, 4] = 0
-    alone = with_neighbours(describe_degradation("blur-2", (4, 4)))
-    far = with_neighbours(describe_degradation("blur-2", (4, 4)), ALL_AROUND, 9.0)
+    alone = full_description(describe_degradation("blur-2", (4, 4)))
+    far = full_description(describe_degradation("blur-2", (4, 4)), ALL_AROUND, 9.0)
     with torch.no_grad():
         one, each = (network(lr, (4, 4), x) for x in (blur, blur.expand(3, -1)))
         torch.testing.assert_close(one, each, atol=1e-4 * float(each.abs().max()), rtol=0)

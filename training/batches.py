@@ -18,9 +18,9 @@ from degradation import (
     to_device,
 )
 
-THICKER = 0.35  # share of the batches of means of 2 to 9 slices, as thick as clinical ones
-UPPER = 0.2  # share of the axial samples from the upper fifth of a volume: the top of a head
-ALONE = 0.3  # share of the samples whose neighbours are missing
+SHARE_THICK = 0.35  # share of the batches of means of 2 to 9 slices, as thick as clinical ones
+SHARE_UPPER = 0.2  # share of the axial samples from the upper fifth of a volume: the top of a head
+SHARE_ALONE = 0.3  # share of the samples whose neighbours are missing
 VIEW = 48  # LR pixels along an edge of what the estimator sees
 MARGIN = 8  # LR pixels around a patch that are degraded too: it does not show where it was cut
 
@@ -53,15 +53,15 @@ class Batch:
     """One training step: all float32, N samples, on the device.
 
     lr (N, 1 + 2 neighbours, P, P) and hr (N, 1, rows P, columns P) in [0, 1]; view (N, 1, 48, 48):
-    another part of the LR slices, which the estimator sees, black around it; found (N, FOUND):
+    another part of the LR slices, which the estimator sees, black around it; truth (N, FOUND):
     their true degradation; told (N,) bool: whether the network is told it; present (N, 4) and
-    distance (N, 1) of the neighbours, see `modules.with_neighbours`. scale: of all of them.
+    distance (N, 1) of the neighbours, see `modules.full_description`. scale: of all of them.
     """
 
     lr: torch.Tensor
     hr: torch.Tensor
     view: torch.Tensor
-    found: torch.Tensor
+    truth: torch.Tensor
     told: torch.Tensor
     present: torch.Tensor
     distance: torch.Tensor
@@ -224,11 +224,11 @@ def draw_looks(stock: Stock, chosen, rng, scale: Scale, options: Options) -> Loo
     wide, count = options.augment and options.degradation == "wide", len(chosen)
     clinical = wide and 1 not in scale
     depth, rows, columns = stock.stacks[chosen, :3].T
-    thick = int(rng.integers(2, 10)) if clinical and rng.random() < THICKER else 1
+    thick = int(rng.integers(2, 10)) if clinical and rng.random() < SHARE_THICK else 1
     thick = min(thick, int(depth.min()))  # of pictures there is but one
     step = thick if rng.random() < 0.7 or not wide else thick + int(rng.integers(1, 4))
     place = stock.slices.place[chosen].astype(int)
-    upper = (rng.random(count) < UPPER) & (stock.slices.plane[chosen] == 2) & (depth > 20)
+    upper = (rng.random(count) < SHARE_UPPER) & (stock.slices.plane[chosen] == 2) & (depth > 20)
     upper &= clinical
     place = np.where(upper, 4 + (rng.random(count) * (depth // 5)).astype(int), place)
     place = np.clip(place, 0, np.maximum(depth - thick, 0))
@@ -246,8 +246,10 @@ def draw_looks(stock: Stock, chosen, rng, scale: Scale, options: Options) -> Loo
     before, after = place // step, (depth - place - thick) // step
     present = np.stack((before > 1, before > 0, after > 0, after > 1), 1)
     luck = rng.random(count)
-    present[luck < ALONE + 0.1, :2] = False  # one in ten at each end of a volume
-    present[(luck < ALONE) | ((luck >= ALONE + 0.1) & (luck < ALONE + 0.2)), 2:] = False
+    present[luck < SHARE_ALONE + 0.1, :2] = False  # one in ten at each end of a volume
+    present[
+        (luck < SHARE_ALONE) | ((luck >= SHARE_ALONE + 0.1) & (luck < SHARE_ALONE + 0.2)), 2:
+    ] = False
     present[:, [0, 3]] &= options.neighbours > 1
     present &= options.neighbours > 0
     apart = step * np.array([stock.slices.distance(i, scale) for i in chosen.tolist()])

@@ -62,7 +62,7 @@ def learn_error_head(network, stock: Stock, options: Options, iterations: int) -
         description = None
         if network.conditioned:
             found = network.describe(batch.view, scale=batch.scale)
-            description = modules.with_neighbours(found, batch.present, batch.distance)
+            description = modules.full_description(found, batch.present, batch.distance)
         found = network(batch.lr, batch.scale, description, error_map=True)
         sr, expected = found.split(1, 1)
         error = (sr.detach().clamp(0, 1) - batch.hr).abs()

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from modules import blend_measured_noise, with_neighbours
+from modules import blend_measured_noise, full_description
 
 # Weights of the terms of `loss_of`; what each is worth: docs/STUDY.md, "The loss".
 WORSE_WEIGHT = 1.0
@@ -18,13 +18,13 @@ def upscale_batch(model, network, batch):
     """
     if not network.conditioned:
         return model(batch.lr, batch.scale), None
-    found, estimate = torch.zeros_like(batch.found), None
+    found, estimate = torch.zeros_like(batch.truth), None
     if network.estimator is not None:
         estimate, sure = network.estimator.found(batch.view)
-        found = network.estimator.careful(estimate, sure)
-        truth = blend_measured_noise(found, batch.found)
+        found = network.estimator.towards_safest(estimate, sure)
+        truth = blend_measured_noise(found, batch.truth)
         found = torch.where(batch.told[:, None], truth, found)
-    description = with_neighbours(found, batch.present, batch.distance)
+    description = full_description(found, batch.present, batch.distance)
     return model(batch.lr, batch.scale, description), estimate
 
 
@@ -40,6 +40,6 @@ def loss_of(sr, upsampled, estimate, batch) -> tuple:
     # The share of bicubic's error that is left: degradations differ in difficulty, all count alike.
     share = errors / (bicubic_errors + 1e-4)
     nearly_worse = (share - 0.8).clamp(min=0)  # hardly better than bicubic upsampling, or worse
-    estimate_error = F.mse_loss(estimate.float(), batch.found[:, :-1])  # all entries but TOLD
+    estimate_error = F.mse_loss(estimate.float(), batch.truth[:, :-1])  # all entries but TOLD
     cost = (share + WORSE_WEIGHT * nearly_worse).mean() + ESTIMATE_WEIGHT * estimate_error
     return 1e-3 * cost, errors.mean(), bicubic_errors.mean()

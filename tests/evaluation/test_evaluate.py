@@ -123,7 +123,7 @@ def test_networks_are_told_the_true_degradation_or_find_it(adni, told):
     found = results(path, "--data", adni, "--degradation", "blur-2", *words)["blur-2"]
 
     def upscale(lr):
-        return network(lr, (4, 4), modules.with_neighbours(network.describe(lr, truth)))
+        return network(lr, (4, 4), modules.full_description(network.describe(lr, truth)))
 
     with torch.inference_mode():
         assert_equal(found[str(path)], by_hand(adni / "test", upscale, "blur-2"))

@@ -77,7 +77,9 @@ def written(folder, data, kind):
 def test_what_is_no_part_of_a_scan_changes_nothing_far_from_it(tmp_path, weights, head, kind):
     """Outliers, padding as of DICOM, a raised background: 50 dB is less than 0.1 dB of a result."""
     up = Upscaler(weights, "cpu")
-    edge = up.network.receptive_radius + 1  # the neighbourhood of an outlier is shown without it
+    edge = (
+        up.network.receptive_radius + 1
+    )  # the slices_with_neighbours of an outlier is shown without it
 
     def enlarge(data):
         scan = scans.read(written(tmp_path, data, kind))
@@ -130,17 +132,16 @@ def test_each_slice_is_shown_with_its_neighbours(weights, real_slices):
         there = [0 <= k < 7 for k in range(i - 2, i + 3)]
         lr = [slices[i + k - 2] if good else 0 * slices[0] for k, good in enumerate(there)]
         present = torch.tensor([[float(there[k]) for k in (0, 1, 3, 4)]])
-        description = modules.with_neighbours(found.mean(0, keepdim=True), present, 1.5)
+        description = modules.full_description(found.mean(0, keepdim=True), present, 1.5)
         lr = torch.from_numpy(np.stack(lr))[None]
         wanted.append(tiling.upscale(up.network, lr, (4, 4), description)[0, 0].numpy().clip(0, 1))
     np.testing.assert_allclose(up(slices, 4, distance=1.5), wanted, atol=2e-5)
     alone = np.concatenate([up(x[None]) for x in slices])
     np.testing.assert_allclose(up(slices), alone, atol=2e-5)  # without a distance, pictures
     assert np.abs(alone - wanted).max() > 0.01
-    few = up.network.neighbours = 1  # of weights that see one slice on each side
-    assert up.neighbourhood(slices, slice(0, 7), slice(None), 1.5, (0, 1))[2].sum(0).tolist() == [
-        0, 7 - few, 7 - few, 0
-    ]  # fmt: skip
+    up.network.neighbours = 1  # as of weights that see one slice on each side
+    present = up.slices_with_neighbours(slices, slice(0, 7), slice(None), 1.5, (0, 1))[2]
+    assert present.sum(0).tolist() == [0, 6, 6, 0]
     up.network.neighbours = 2
     with pytest.raises(UsageError, match="enlarges by 4, 3, 2, 2x1, 3x1, 4x1, not by 5x5"):
         up(slices, 5)

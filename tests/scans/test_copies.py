@@ -19,7 +19,7 @@ def test_the_quick_search_finds_what_comparing_all_finds():
     just = np.rint(np.stack([a, a + 0.35 * b]) * 100).astype(np.int8)
     first, second = np.concatenate([first, just[:1]]), np.concatenate([second, just[1:]])
     found = set(copies.find_copies(first, second))
-    a, b = (copies.normalised(x) for x in (first, second))
+    a, b = (copies.unit_length(x) for x in (first, second))
     best = np.max([np.einsum("iyx,jyx->ij", view, b) for view in copies.views(a)], axis=0)
     assert found == set(zip(*(x.tolist() for x in np.nonzero(best > copies.ALIKE))))
     assert found == {(7, 0), (2, 1), (1, 2), (4, 4), (5, 5), (12, 7)}
@@ -38,6 +38,6 @@ def test_a_slice_that_is_brighter_darker_or_noisy_is_a_copy():
 def test_people_of_one_scanner_at_one_height_are_not_copies():
     """Measured over 3.7e8 pairs of slices of 59 people: 0.88 at the most."""
     stack = [slices_of_person(p)[n] for p in ("03", "07", "18", "55") for n in (6, 12)]
-    views = copies.normalised(np.stack([copies.thumbnail(x) for x in stack]))
+    views = copies.unit_length(np.stack([copies.thumbnail(x) for x in stack]))
     alike = views.reshape(8, -1) @ views.reshape(8, -1).T
     assert (alike - np.eye(8)).max() < 0.8

@@ -176,11 +176,11 @@ def test_each_description_is_of_its_own_sample(stock):
         )
         shown = off.argmin(0)
         assert len(shown.unique()) == 4 and not torch.equal(shown, shown.sort()[0])
-        torch.testing.assert_close(batch.found[:, :16], known[shown, :16])
+        torch.testing.assert_close(batch.truth[:, :16], known[shown, :16])
     noisy = options_of(degradation="gaussian-4", patch=0)
     batch = training_batch(stock, 0, noisy)
     wanted = describe_degradation("gaussian-4", (4, 4)).expand(8, -1)
-    torch.testing.assert_close(batch.found, wanted)
+    torch.testing.assert_close(batch.truth, wanted)
     gains = training_batch(stock, 0, replace(noisy, degradation="bicubic"))
     noise = (batch.lr - gains.lr)[gains.lr > 0.1].std()
     assert noise == pytest.approx(0.04 * 0.85, rel=0.1)  # gains are 0.7 to 1
@@ -195,7 +195,7 @@ def test_wide_training_shows_other_contrasts(stock_of):
 
 
 def test_wide_training_sees_the_upper_end_of_heads_more_often(stock_of, monkeypatch):
-    monkeypatch.setattr(batches, "THICKER", 0)  # else thick slices reach it, too
+    monkeypatch.setattr(batches, "SHARE_THICK", 0)  # else thick slices reach it, too
     volume = np.zeros((100, 32, 32), np.uint8)
     volume[:20] = 200
     heads, upper = stock_of([volume]), []

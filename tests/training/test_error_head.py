@@ -32,7 +32,7 @@ def test_the_head_changes_no_prediction(more):
     lr, description = torch.rand(2, 1 + 2 * network.neighbours, 21, 16), None
     if more:
         known = describe_degradation("rician-2", (3, 1))
-        description = modules.with_neighbours(known, torch.ones(2, 4), 1.0)
+        description = modules.full_description(known, torch.ones(2, 4), 1.0)
     both = upscale(network, lr, (3, 1), description, error_map=True)
     assert both.shape == (2, 2, 63, 16) and both[:, 1].min() > 0
     torch.testing.assert_close(both[:, :1], upscale(network, lr, (3, 1), description))

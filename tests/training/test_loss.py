@@ -29,13 +29,13 @@ def test_the_loss_is_what_its_formula_says():
     # One better than the interpolation, one nearly as bad, one worse, and a black one.
     shares = torch.tensor([0.3, 0.95, 1.1, 1.0])[:, None, None, None]
     sr = hr + shares * (upsampled - hr) + 0.001
-    estimate = batch.found[:, :-1] + 0.1 * torch.randn(4, FOUND - 1)
+    estimate = batch.truth[:, :-1] + 0.1 * torch.randn(4, FOUND - 1)
     loss, mse, bicubic = loss_of(sr, upsampled, estimate, batch)
     ours, theirs = (((x - hr)[:, 0].double().numpy() ** 2).mean((1, 2)) for x in (sr, upsampled))
     share = ours / (theirs + 1e-4)
     assert (share > 0.8).tolist() == [False, True, True, False]
     cost = np.mean(share + np.maximum(0, share - 0.8))
-    off = ((estimate - batch.found[:, :-1]) ** 2).mean()
+    off = ((estimate - batch.truth[:, :-1]) ** 2).mean()
     assert float(loss) == pytest.approx(1e-3 * (cost + 6 * float(off)), rel=1e-4)
     assert float(mse) == pytest.approx(ours.mean(), rel=1e-4)
     assert float(bicubic) == pytest.approx(theirs.mean(), rel=1e-4)
@@ -53,9 +53,9 @@ def test_half_of_the_samples_are_told_what_predict_would_be_told():
             sr, estimate = upscale_batch(network, network, batch)
             wanted = network.describe(batch.view)
             if estimator:
-                told = modules.blend_measured_noise(wanted, batch.found)
+                told = modules.blend_measured_noise(wanted, batch.truth)
                 wanted = torch.where(batch.told[:, None], told, wanted)
                 torch.testing.assert_close(estimate, network.estimator.found(batch.view)[0])
-            known = modules.with_neighbours(wanted, batch.present, batch.distance)
+            known = modules.full_description(wanted, batch.present, batch.distance)
             torch.testing.assert_close(sr, network(batch.lr, (4, 2), known))
     assert estimate is None
