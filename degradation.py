@@ -7,6 +7,7 @@ a factor s, LR pixel i is centred on HR coordinate s i + (s - 1) / 2, as `align_
 it; `decimate` alone takes the corner of each block instead.
 """
 
+import difflib
 import math
 import re
 from bisect import bisect
@@ -101,6 +102,15 @@ def scale_name(scale: Scale) -> str:
     return f"{scale[0]}" if scale[0] == scale[1] else f"{scale[0]}x{scale[1]}"
 
 
+def print_degradations() -> int:
+    """Print what each part of a name means. Returns the exit status of a program."""
+    print("How pictures are made small; numbers are examples, parts are joined by +.\n")
+    for name, meaning in MEANINGS.items():
+        print(f"  {name:<15} {meaning}")
+    print("  wide, mixed     in training: all of these, or the first four at random")
+    return 0
+
+
 def parse_degradation(name: str, kernel: str = "bicubic") -> Degradation:
     """A degradation from its name: parts as in MEANINGS, joined by +: `blur-1.5+rician-2+jpeg-75`.
 
@@ -134,9 +144,11 @@ def parse_degradation(name: str, kernel: str = "bicubic") -> Degradation:
         elif value and word == "jpeg" and value in range(1, 101):
             found = replace(found, jpeg=int(value))
         else:
+            examples = {re.sub(r"-[\d.]+$", "", known): known for known in MEANINGS}
+            near = [examples[k] for k in difflib.get_close_matches(word, examples, 1, 0.7)]
+            words = "".join(f" (did you mean {known}?)" for known in near)
             raise UsageError(
-                f"degradation {part!r} is unknown; known are {', '.join(MEANINGS)}, and several "
-                "with +"
+                f"degradation {part!r} is unknown{words}; --degradation help lists all"
             )
     return found
 

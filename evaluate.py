@@ -15,7 +15,14 @@ from pathlib import Path
 import numpy as np
 
 import dataset
-from degradation import CELLS, THROUGH, full_name, parse_scale, scale_name
+from degradation import (
+    CELLS,
+    THROUGH,
+    full_name,
+    parse_scale,
+    print_degradations,
+    scale_name,
+)
 from evaluation import pairs
 from evaluation.figures import examples_figure
 from evaluation.metrics import metrics_table, note_legend
@@ -83,6 +90,8 @@ def arguments(argv=None):
     usual = {name: parser.get_default(name) for name in dataset.DATA_OPTIONS}
     parser.set_defaults(**dict.fromkeys(usual))
     args = parser.parse_args(argv)
+    if args.degradation == ["help"]:
+        raise SystemExit(print_degradations())
     args.weights = args.weights or [str(DEFAULT)]
     configs = {path: read_config(Path(path).parent) for path in args.weights}
     moved = args.data is not None  # the split of another folder is this one's business

@@ -8,6 +8,7 @@ Leaves results beside the inputs or in --output, each with a record of how it wa
 """
 
 import argparse
+import glob
 import json
 import os
 import re
@@ -111,6 +112,8 @@ def arguments(argv=None):
 def check(args, parser) -> None:
     """Refuse what does not go together, and fill in what follows from the rest."""
     if args.degradation == "help":
+        from degradation import print_degradations
+
         raise SystemExit(print_degradations())
     args.images += args.image or []
     if not args.images:
@@ -131,6 +134,11 @@ def check(args, parser) -> None:
         parser.error(
             "--simulate is for slices; evaluate.py --scale 4x1 scores what thick ones give"
         )
+    if args.voxel_size is not None and not 0.5 <= args.voxel_size <= 10:
+        parser.error("--voxel-size takes 0.5 to 10 mm")
+    args.images = [str(path) for path in args.images]
+    if not any(not p or os.path.lexists(p) or glob.has_magic(p) for p in args.images):
+        raise DataError(utils.no_such(args.images[0], args.images))  # before anything is loaded
     if args.labels and args.simulate:
         parser.error("--labels: a simulation leaves no scan that they could lie on")
     utils.QUIET = utils.QUIET or args.json
@@ -151,15 +159,6 @@ def given_degradation(name, blur, noise) -> str | None:
         words = "--degradation" + ", --blur and --noise do not agree" * (len(parts) > 1)
         raise UsageError(f"{words}: {error}") from None
     return "+".join(parts) or None
-
-
-def print_degradations() -> int:
-    from degradation import MEANINGS
-
-    print("How pictures are made small; numbers are examples, parts are joined by +.\n")
-    for name, meaning in MEANINGS.items():
-        print(f"  {name:<15} {meaning}")
-    return 0
 
 
 def shard(text: str) -> tuple[int, int]:
@@ -290,7 +289,9 @@ def write_labels(task: Task, new) -> Path:
         for n, m in zip(labels.stored.shape, new.stored.shape[:3])
     ]
     enlarged = labels.resampled(labels.stored[np.ix_(*nearest)])
-    return scans.write(enlarged, task.job.folder / f"{stem(labels.path)}_{task.label}")
+    name = stem(labels.path)  # behind that of the scan, if it does not begin with it
+    name = name if name.startswith(task.job.name) else f"{task.job.name}_{name}"
+    return scans.write(enlarged, task.job.folder / f"{name}_{task.label}")
 
 
 def tell(task: Task, about: dict) -> None:
@@ -314,7 +315,8 @@ def enlarge_scan(job, upscaler, args, figure: bool) -> tuple[list[Path], dict]:
     """Read, upscale and write one scan."""
     task = open_input(job, upscaler, args)
     if task.scan.times > 1:
-        note(f"{job.source}: holds {task.scan.times} volumes; each is upscaled")
+        words = f"holds {task.scan.times} volumes; each is upscaled, as if it were anatomy"
+        note(f"{job.source}: {words}")
     try:
         with collected_warnings(task.warnings):
             found = upscaler.follow(task.plan, task.scan, job.source.name)
@@ -486,7 +488,7 @@ def main(argv=None):
         args.weights, device, degradation=given, error_map=args.error_map,
         consistent=args.consistent, bf16=args.bf16, tile=args.tile, batch_size=args.batch_size,
     )  # fmt: skip
-    note(f"weights: {upscaler.path} (trained on {upscaler.checkpoint['trained_on']})")
+    note(f"weights: {upscaler.path if args.weights else upscaler.path.name}")
     if args.axis != "auto" and {job.kind for job in jobs} == {"picture"}:
         warn("--axis does nothing for pictures")
     if args.series and not any(job.files for job in jobs):
@@ -509,7 +511,7 @@ def main(argv=None):
     figure = args.figure if args.figure is not None else args.report or not batch
     # Closed here: threads that the garbage collector must end can wait for one another for ever.
     with closing(enlarge_all(jobs, upscaler, args, figure)) as found:
-        scores = run_jobs(jobs, found, args, batch and torchrun[0] == 0, counts)
+        scores, left = run_jobs(jobs, found, args, batch and torchrun[0] == 0, counts)
     counts["failed"] += missing
     if batch:
         words = ", ".join(f"{n} {what}" for what, n in counts.items() if n) or "nothing to do"
@@ -519,17 +521,18 @@ def main(argv=None):
         from evaluation.report import write_report
 
         for folder in sorted({str(job.output) for job in every}):
-            note(f"written: {write_report(Path(folder))}")
+            note(f"written: {write_report(Path(folder), left.get(folder, []))}")
     if scores and not args.json:
         print_scores(scores, args.degradation or "bicubic")
     return 1 if counts["failed"] else 0
 
 
-def run_jobs(jobs, found, args, bar: bool, counts: Counter) -> list[dict]:
-    """Do all jobs, print and count what came of them. Returns the scores of simulations."""
+def run_jobs(jobs, found, args, bar: bool, counts: Counter) -> tuple[list[dict], dict]:
+    """Do all jobs, print and count what came of them: (scores of simulations, {output folder: what
+    is said of inputs that gave no result})."""
     from inference.plan import FineAlready
 
-    scores = []
+    scores, left = [], {}
     with progress(total=len(jobs), unit="input", disable=not bar or not jobs) as moving:
         try:
             for job, result in found:
@@ -543,7 +546,9 @@ def run_jobs(jobs, found, args, bar: bool, counts: Counter) -> list[dict]:
                 if what == "failed" and not job.batch:
                     raise result
                 say(job, result, args)
-                if not failed:
+                if failed:
+                    left.setdefault(str(job.output), []).append(str(result))
+                else:
                     warned = bool(result[1]["Warnings"])
                     counts["with warnings (in their .json)"] += warned
                     scores += [result[1]["Scores"]] if "Scores" in result[1] else []
@@ -552,7 +557,7 @@ def run_jobs(jobs, found, args, bar: bool, counts: Counter) -> list[dict]:
                 done = sum(counts[word] for word in ("upscaled", "failed", "left as they are"))
                 warn(f"interrupted after {done} of {len(jobs)}; the same command goes on from here")
             raise
-    return scores
+    return scores, left
 
 
 def say(job, result, args) -> None:

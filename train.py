@@ -16,6 +16,7 @@ import copy
 import math
 import os
 import platform
+import tempfile
 import time
 from pathlib import Path
 
@@ -25,7 +26,7 @@ import torch.nn.functional as F
 
 import dataset
 import modules
-from degradation import parse_scale, scale_name, validation_degradations
+from degradation import parse_scale, print_degradations, scale_name, validation_degradations
 from evaluation.figures import examples_figure
 from evaluation.metrics import metrics_table, note_legend, psnr_of
 from evaluation.scoring import (
@@ -44,6 +45,7 @@ from scans.subjects import person_key
 from training import run_folder
 from training.batches import Options, Stock, training_batch
 from training.error_head import add_error_head
+from training.join_weights import one_of
 from training.optimiser import learning_rate, optimisers_of
 from training.processes import (
     Stop,
@@ -95,8 +97,8 @@ def parser_of() -> Parser:
     add = parser.add_argument_group("data").add_argument
     add("--data", help="folder of pictures or volumes  (default: the slices in data/ds002748)")
     add("--scale", type=parse_scale, nargs="+", default=[(4, 4)],
-        help="2 to 8; 4x1: height only, thick slices; several: one network for all of them, one "
-        "that is named twice drawn twice as often  (default: 4)")  # fmt: skip
+        help="2 to 8; 4x1: height only, thick slices; several: one network for all of them; name "
+        "one twice to draw it twice as often  (default: 4)")  # fmt: skip
     add("--degradation", help="how LR slices are made of HR ones: bicubic, bilinear, blur-1.5, "
         "rician-2 ..., mixed or wide  (default: bicubic; of 4x1: box)")  # fmt: skip
     dataset.add_data_arguments(add)
@@ -138,7 +140,11 @@ def parser_of() -> Parser:
     add("--threads", type=int_between(0, 1024), default=0, help="CPU threads; 0: PyTorch's choice")
     add("--amp", action=optional,
         help="bf16 products, faster where the chip has them  (default: on CUDA)")  # fmt: skip
-    add("--dry-run", action="store_true", help="one tiny pass of everything, in seconds")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="one tiny pass of everything, in seconds, of which nothing is kept",
+    )
     return parser
 
 
@@ -166,6 +172,8 @@ def arguments(argv=None):
         parser.error(f"--scale {name} needs whole volumes: --data VOLUMES")
     if any(through) and args.axis == "axial":
         args.axis = "through" if all(through) else "all"
+    if args.degradation == "help":
+        raise SystemExit(print_degradations())
     args.degradation = args.degradation or ("box" if all(through) else "bicubic")
     for scale in args.scale:
         validation_degradations(args.degradation, scale)  # refuses what is unknown
@@ -219,13 +227,15 @@ def main(argv=None) -> int:
     restarted = restarts() > 0
     if job() and args.run:
         restarted |= run_folder.read_config(args.run).get("job") == job()
-    run = Path(args.run or "")
+    run, scratch = Path(args.run or ""), tempfile.TemporaryDirectory()
     if is_chief() and not args.resume:
-        run = run_folder.create_run(args.run, restarted)
+        named = Path(scratch.name, "run") if args.dry_run else args.run
+        run = run_folder.create_run(named, restarted)
     resuming = bool(args.resume or (restarted and (run / "last.pt").exists()))
     try:
         status = train(args, device, run, resuming)
     finally:
+        scratch.cleanup()
         if is_chief() and not args.resume:
             run_folder.discard_run(run)
         leave_processes()
@@ -294,10 +304,12 @@ def start_network(args, run, resuming, slices):
     given = load_checkpoint(args.weights) if args.weights else None
     if given:
         modules.load_network(given, args.weights)  # refuses what is damaged
+        given = one_of(given, scales)
         for option, key in (("model", "name"), ("channels", "channels"), ("blocks", "blocks")):
             asked, there = getattr(args, option), given["arch"].get(key)
             if asked not in (None, there):
-                raise UsageError(f"--{option} {asked}: {args.weights} has {there}; leave it out")
+                words = f"{args.weights} was made with --{option} {there}; leave out --{option}"
+                raise UsageError(f"--{option} {asked}: {words}")
             setattr(args, option, there)
     args.model = args.model or "deep"
     args.channels = args.channels or (64 if args.model == "espcn" else 48)
@@ -308,9 +320,12 @@ def start_network(args, run, resuming, slices):
         args.blocks = 13 if args.blocks is None else args.blocks
         arch |= {"blocks": args.blocks, "half": 4, "neighbours": neighbours}
         arch |= {"estimator": args.degradation == "wide"}
-    elif args.blocks is not None or args.neighbours:
-        warn(f"--blocks and --neighbours do nothing: {args.model} has none")
-        args.blocks = args.neighbours = None
+    else:
+        for name in [name for name in ("blocks", "neighbours") if getattr(args, name)]:
+            warn(f"--{name} does nothing: {args.model} has none")
+            setattr(args, name, None)
+        if args.degradation == "wide":
+            warn(f"{args.model} has no estimator: it cannot know which degradation it looks at")
     if not given:
         return modules.build(arch, scales), arch
     # The error head is left out: it was made for features that training changes.
@@ -517,6 +532,9 @@ def finish(run: Path, rows, slices, part: str, config, about, device) -> int:
     how = f"x{scale_name(scale)}, LR by {shown}, 8 bits"
     print(f"\n{part.capitalize()} split, {slices.counts()}; {how}\n{text}")
     note_legend(text)
+    if config["arguments"]["dry_run"]:
+        print("A dry run: all of it works. Its numbers mean nothing, and nothing of it is kept.")
+        return 0
     note(f"In {run}: best.pt last.pt config.json log.csv loss.png examples.png metrics.json")
     best, data = run_folder.quoted(run / "best.pt"), config["arguments"]["data"] or dataset.OWN_DATA
     middle = Path(data, slices.name[len(slices) // 2].partition("#")[0])

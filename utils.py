@@ -111,6 +111,13 @@ def not_downloaded(path) -> str:
     return "data not downloaded: git lfs pull fetches it" if lfs else ""
 
 
+def no_such(path, paths) -> str:
+    """That a path, one of these, is missing, and why."""
+    words = not_downloaded(path) or "no such file or folder"
+    cut = os.path.exists(" ".join(map(str, paths))) and len(paths) > 1
+    return f"{path}: {words}" + " (put quotes around a path with spaces)" * cut
+
+
 @contextmanager
 def atomic_write(path, mode: str = "wb"):
     """Open a file that appears under its name only when it is whole and on disk.
@@ -263,7 +270,8 @@ class Parser(argparse.ArgumentParser):
             known = list(self._option_string_actions)
             typed = [word.split("=")[0] for word in self.given if word.startswith("--")]
             typed = [word for word in typed if word not in (*known, "--")]
-        near = [difflib.get_close_matches(word, known, 1) for word in typed]
+        near = [[k for k in known if word[2:] and k.startswith(word)][:1]
+                or difflib.get_close_matches(word, known, 1, 0.7) for word in typed]  # fmt: skip
         return "".join(f" (did you mean {match[0]}?)" for match in near[:1] if match)
 
 

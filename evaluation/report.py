@@ -23,8 +23,9 @@ dt { font-weight: 600; } dd { margin: 0; overflow-wrap: anywhere; }
 """
 
 
-def write_report(folder: Path) -> Path:
-    """Write report.html: every result in a folder and below, those that need a look first."""
+def write_report(folder: Path, left=()) -> Path:
+    """Write report.html: every result in a folder and below, those that need a look first. left:
+    what is said of inputs that gave none."""
     found = [(path, read_record(path)) for path in sorted(folder.rglob("*.json"))]
     found = [(path, record) for path, record in found if record.get("Results")]
     found.sort(key=lambda pair: (-len(pair[1].get("Warnings") or []), str(pair[0])))
@@ -35,6 +36,8 @@ def write_report(folder: Path) -> Path:
         f"<title>Results in {html.escape(folder.name)}</title><style>{STYLE}</style>",
         f"<h1>{len(found)} results</h1><p><strong>Not for clinical use.</strong> Made by "
         f"{name_of_program()} {version()}; {warned} with warnings, which come first.</p>",
+        "<h2>Inputs without a result</h2>" * bool(left),
+        *(f"<p class='warning'>{html.escape(words)}</p>" for words in left),
         *(article(path, record, folder) for path, record in found),
         "</html>\n",
     ]

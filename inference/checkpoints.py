@@ -28,6 +28,8 @@ def load_checkpoint(path) -> dict:
     DataError if the file is missing, damaged, of another version or no checkpoint of this project.
     """
     path = Path(path)
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; give the weights in it, such as {path / 'best.pt'}")
     with as_data_error(path):
         try:
             checkpoint = torch.load(path, "cpu", weights_only=True)

@@ -11,7 +11,7 @@ from scans import dicom, formats
 from scans.anatomy import why_not_anatomy
 from scans.formats import RESULTS
 from scans.listing import ScanFile, files_below
-from utils import DataError, UsageError, not_downloaded, note, warn
+from utils import DataError, UsageError, no_such, note, warn
 
 ENDINGS = formats.PICTURES + formats.VOLUMES + formats.DICOM
 
@@ -115,7 +115,7 @@ def find_jobs(paths, output=None, series: str | None = None, force: bool = False
         for root, scan, bids in scans_below(image, series, force, alone=len(given) == 1):
             found.setdefault((os.path.realpath(scan.path), scan.series), (image, root, scan, bids))
     for text in missing:
-        words = f"{text}: {not_downloaded(text) or 'no such file or folder'}"
+        words = no_such(text, paths)
         if not found:
             raise DataError(words)
         warn(f"skipped: {words}")

@@ -51,7 +51,8 @@ def plan_of(scan: Scan, scales, *, scale=None, through_plane=None, voxel_size=No
         return plan_of_picture(scan, inside, scale, through_plane, voxel_size, plane)
     plane = plane_of(scan, plane)
     distance, pixel, smaller = thickness(scan, plane)
-    voxels = f"slices {distance:.3g} mm apart, pixels of {pixel:.3g} mm"
+    square = f"{pixel:.3g}" if pixel < 1.02 * smaller else f"{smaller:.3g} x {pixel:.3g}"
+    voxels = f"slices {distance:.3g} mm apart, pixels of {square} mm"
     if voxel_size is not None:
         return plan_of_size(scan, plane, inside, across, voxel_size, voxels)
     if scale is not None:
@@ -73,7 +74,10 @@ def plan_of(scan: Scan, scales, *, scale=None, through_plane=None, voxel_size=No
     through = max([1, *(n for n in across if n <= THICK * distance / fine and not single)])
     if factor == through == 1:
         coarse = (pixel / 2 >= FINE and smaller / 2 >= FINEST) or THICK * distance >= 2 * pixel
-        raise FineAlready(f"{scan.path}: {voxels}: {nothing_done(inside, across, pixel, coarse)}")
+        words = nothing_done(inside, across, pixel, coarse)
+        if single and 2 * pixel <= distance:
+            words += "; slices are made thinner of whole scans: of DICOM name the folder"
+        raise FineAlready(f"{scan.path}: {voxels}: {words}")
     done = [f"pixels become {fine:.3g} mm"] * (factor > 1)
     done += [f"{through} slices of each, {distance / through:.3g} mm apart"] * (through > 1)
     return Plan(plane, factor, through, 0.0, f"{voxels}: {'; '.join(done)}")
@@ -87,8 +91,11 @@ def nothing_done(inside: list[int], across: list[int], pixel: float, coarse: boo
         words = f"these weights make {', and '.join(known)}, which is too much for it"
         end = "does it all the same"
     else:
-        words = "nothing to gain, it is as fine as anything that was measured"
-        end = f"would make {pixel / min(inside, default=1):.2g} mm of them, a guess"
+        words = (
+            f"nothing to gain: pixels below {2 * FINE:g} mm are fine enough, and slices that are "
+        )
+        words += "not twice as thick as their pixels"
+        end = f"would make {pixel / min(inside, default=1):.2g} mm of them"
     return words + (f" (--scale {inside[0]} {end})" if inside else "")
 
 
@@ -124,8 +131,8 @@ def plan_of_size(scan, plane, inside, across, size: float, voxels: str) -> Plan:
         words += "; finer than the network can make, the rest is interpolated"
     long = np.array(scan.stored.shape[:3]) * np.array(scan.sizes)[scan.axes]
     made = long / np.maximum(1, np.rint(long / size))
-    if (abs(made - size) > 0.02 * size).any():
-        made = " x ".join(f"{mm:.3g}" for mm in made)
+    if (abs(made - size) > 0.001 * size).any():
+        made = " x ".join(f"{mm:.4g}" for mm in made)
         words += f"; as the outer edges stay, voxels become {made} mm"
     return Plan(plane, factor, through, size, words + guess(pixel / factor if factor > 1 else 9))
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from inference.error_map import as_error_map
 from scans import PLANES, Scan
 from scans.scan import View
+from utils import progress
 
 
 def views_across(plane: str) -> list[View]:
@@ -27,14 +28,14 @@ def enlarge_through(upscaler, scan: Scan, plane: str, factor: int, name: str = "
     views, scale = views_across(plane), (factor, 1)
     out, errors = upscaler.empty_pair(scan, scale, views[0])
     shape = out.shape[:3]
-    for t in range(scan.times):
+    for t in over_volumes(scan, name):
         data = scan.intensities(t)
         levels = scan.black_and_white(data)
         total, expected = (
             None if x is None else np.zeros(shape, np.float32, order="F") for x in (out, errors)
         )
         for k, view in enumerate(views):
-            label = f"{name} {k + 1}/{len(views)}" + (f", {t + 1}/{scan.times}" * (scan.times > 1))
+            label = f"{name} {k + 1}/{len(views)}"
             found = add_view(upscaler, scan, data, levels, view, scale, total, expected, label)
         target = out[..., t] if out.ndim == 4 else out
         for z in range(shape[2]):
@@ -44,6 +45,12 @@ def enlarge_through(upscaler, scan: Scan, plane: str, factor: int, name: str = "
     slices, acquired = scan.slices(data, views[-1]), scan.slices(data, (plane, False))
     about = upscaler.about(found, scale, slices, acquired, levels)
     return scan.resampled(out, about), as_error_map(scan, errors)
+
+
+def over_volumes(scan: Scan, name: str):
+    """The numbers of a scan's volumes, with a bar if there are several."""
+    options = dict(total=scan.times, desc=name, unit="volume", disable=scan.times == 1)
+    return progress(range(scan.times), **options)
 
 
 def add_view(upscaler, scan, data, levels, view, scale, total, expected, name: str) -> torch.Tensor:

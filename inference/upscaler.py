@@ -28,7 +28,7 @@ from inference import tiling
 from inference.checkpoints import load_checkpoint
 from inference.error_map import as_error_map, calibration_of, expected_error
 from inference.plan import Plan, plan_of
-from inference.through_plane import enlarge_through, resample
+from inference.through_plane import enlarge_through, over_volumes, resample
 from scans import Scan
 from scans.scan import View
 from utils import UsageError, bf16_works, pick_device, progress
@@ -308,7 +308,7 @@ class Upscaler:
         """(scan, errors or None): the slices of a plane enlarged."""
         view, scale = (plane, False), self.scale_of(scale)
         out, errors = self.empty_pair(scan, scale, view)
-        for t in range(scan.times):
+        for t in over_volumes(scan, name):
             data = scan.intensities(t)
             levels = scan.black_and_white(data)
             slices = scan.slices(data, view)
@@ -317,9 +317,8 @@ class Upscaler:
                 for x in (out, errors)
             )
             found = self.describe(slices, scale, levels)
-            label = name + f" {t + 1}/{scan.times}" * (scan.times > 1)
             distance = scan.distance(view)
-            with closing(self.parts(slices, scale, found, distance, levels, label)) as parts:
+            with closing(self.parts(slices, scale, found, distance, levels, name)) as parts:
                 for part in parts:
                     target[part.where] = scan.to_stored(part.values, out.dtype)
                     if errors is not None:

@@ -1,6 +1,7 @@
 """Degradations against independent references, and the projection back onto the measured LR."""
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ from PIL import Image, ImageFilter
 from scipy import ndimage
 
 import degradation
+import evaluate
+import predict
+import train
 from degradation import NAMED, Degradation, degrade, make_consistent, parse_degradation
 from utils import UsageError
 
@@ -231,6 +235,15 @@ def test_sizes_that_do_not_fit_and_unknown_names_are_refused():
     for twice in ("blur-2+kspace", "rician-2+gaussian-1", "jpeg-75+jpeg-50", "median+median"):
         with pytest.raises(UsageError, match="names two"):
             parse_degradation(twice)
+
+
+def test_a_mistyped_name_is_answered_with_the_nearest(cli):
+    for name, words in (("blurr-2", "mean blur-1.5?"), ("jpeg75", "mean jpeg-75?"), ("warp", "")):
+        with pytest.raises(UsageError, match=f"{re.escape(words)}.*--degradation help lists all"):
+            parse_degradation(name)
+    for program in (predict, train, evaluate):
+        status, said, _ = cli(program.main, "--degradation", "help")
+        assert status == 0 and all(f"  {name} " in said for name in degradation.MEANINGS)
 
 
 def test_a_degradation_is_called_as_it_was_named():

@@ -25,6 +25,7 @@ def parser():
         (["--image", "a", "--iteration", "5"], "did you mean --iterations?"),
         (["--image", "a", "--iteratoins=5"], "did you mean --iterations?"),
         (["--imgae", "a"], "did you mean --image?"),
+        (["--image", "a", "--iter", "5"], "did you mean --iterations?"),
         (["--image", "a", "--axis", "axail"], "did you mean axial?"),
         (["--image", "a", "--axis", "up"], "choose from"),
         (["--image", "a", "--colour"], "--colour; see --help"),

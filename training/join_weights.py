@@ -35,6 +35,21 @@ def joined(checkpoints: list[dict]) -> dict:
     return found
 
 
+def one_of(checkpoint: dict, scales) -> dict:
+    """The network in a checkpoint of several that is for the most of these scales, as a checkpoint
+    of its own; any other checkpoint as it is."""
+    if checkpoint["arch"].get("name") != "bodies":
+        return checkpoint
+    own, parts = list(checkpoint["scales"]), checkpoint["arch"]["bodies"]
+    groups = [[own.pop(0) for _ in range(n)] for _, n in parts]
+    i = max(range(len(parts)), key=lambda k: len(set(groups[k]) & set(scales)))
+    head = {"error_head": checkpoint["arch"].get("error_head", False)}
+    start = f"bodies.{i}."
+    weights = {k: v for k, v in checkpoint["model"].items() if k.startswith(start)}
+    model = {k.removeprefix(start): v for k, v in weights.items()}
+    return {**checkpoint, "arch": parts[i][0] | head, "scales": groups[i], "model": model}
+
+
 def main(argv=None):
     parser = Parser(__doc__.split("\n\n")[0])
     parser.add_argument("weights", nargs="+", help="checkpoints; no scale is in two of them")

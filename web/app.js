@@ -9,7 +9,7 @@ const memory = phone ? 3e8 : touch || navigator.deviceMemory < 4 ? 6e8 : 1.2e9 /
 const cores = Math.min(phone ? 2 : 4, navigator.hardwareConcurrency || 2) // each takes 0.15 GB
 const workers = Number(new URLSearchParams(location.search).get('workers')) || cores
 
-let engine, example, ready = false
+let engine, example, ready = false, broken = false
 let queue = [], job = null, busy = false // jobs: {file, wish}; job: the one under way, or done last
 let last = null, begun = 0 // last: what its links save, or what is said of it
 
@@ -18,7 +18,7 @@ let last = null, begun = 0 // last: what its links save, or what is said of it
 /** The bytes of a file of this site. loaded(n): n more bytes came. */
 async function bytesOf(url, loaded) {
   const answer = await fetch(new URL(url, import.meta.url))
-  if (!answer.ok) throw new Error(`${url} is missing here`)
+  if (!answer.ok) throw new Error(`${url} is missing${url.includes('/vendor/') ? '; call npm ci --prefix web first' : ''}`)
   const counted = new TransformStream({ transform(part, control) { loaded(part.length); control.enqueue(part) } })
   return new Response(answer.body.pipeThrough(counted)).arrayBuffer()
 }
@@ -43,8 +43,11 @@ async function start() {
   engine.postMessage({ begin: { wasm, files, weights, workers, memory } }, [wasm, ...models])
 }
 
-const say = words => { $('status').textContent = words }
-const fail = words => say(`This page cannot work here: ${words || 'the browser is too old'}.`)
+const say = words => { if (!broken) $('status').textContent = words }
+const fail = words => {
+  say(`This page cannot work here: ${words || 'the browser is too old'}.`)
+  broken = true // nothing that comes later takes the place of this
+}
 
 // --- what the engine tells ------------------------------------------------------------------------
 
@@ -59,6 +62,7 @@ const told = {
   plan(words) { $('plan').textContent = `${capital(words)}.`; $('left').textContent = 'Looking at it …' },
   progress(share) {
     $('progress').value = share
+    if (job.stopping) return
     const left = (performance.now() - begun) / 1000 * (1 / share - 1)
     $('left').textContent = share > 0.02 ? `About ${left < 90 ? `${Math.ceil(left)} s` : `${Math.round(left / 60)} min`} left` : ''
   },
@@ -105,9 +109,9 @@ function link(anchor, blob, name, words) {
 
 /** What can be asked for instead: {scales, throughPlane} (factors), voxelSize: whether one can be. */
 function showChoices({ scales, throughPlane, voxelSize }) {
-  const options = [['{}', 'what fits best'], ...scales.map(n => [`{"scale":${n}}`, `pixels ${n} times as fine`]),
+  const options = [['{}', 'automatic'], ...scales.map(n => [`{"scale":${n}}`, `pixels ${n} times as fine`]),
     ...throughPlane.map(n => [`{"throughPlane":${n}}`, `${n} thin slices of each`]),
-    ...voxelSize ? [['size', 'voxels of one size all around']] : []]
+    ...voxelSize ? [['size', 'equal voxels, all around']] : []]
   $('wish').replaceChildren(...options.map(([value, words]) => new Option(words, value)))
   $('wish').value = job.wish.voxelSize ? 'size' : JSON.stringify(job.wish)
   $('wish').oninput()
@@ -121,6 +125,14 @@ function take(files) {
   queue.push(...[...files].map(file => ({ file, wish: {} })))
   if (busy || !ready) tellQueue()
   next()
+}
+
+/** Take what was dropped; of a folder nothing can be read here. */
+function drop({ files, items }) {
+  const isFolder = i => items[i]?.webkitGetAsEntry?.()?.isDirectory
+  const [folders, rest] = [true, false].map(wanted => [...files].filter((_, i) => Boolean(isFolder(i)) === wanted))
+  for (const { name } of folders) keep({ name, said: 'It is a folder: drop the files in it. DICOM must become NIfTI first, by dcm2niix or MRIcroGL (free); predict.py takes the folder as it is.' })
+  take(rest)
 }
 
 /** Begin the next one, if none is under way. */
@@ -151,9 +163,16 @@ function finish() {
   next()
 }
 
-/** Keep the files of a result whose picture makes room for another, or why there is none. */
+const refused = { said: '', count: 0, row: null } // what was said of the last file, if it came to nothing
+
+/** Keep the files of a result whose picture makes room for another, or why there is none; once for many alike. */
 function keep({ name, said, blob, json, jsonName }) {
+  if (said && said === refused.said) {
+    refused.row.textContent = `${name} and ${refused.count++} more: ${said}`
+    return
+  }
   const row = document.createElement('li'), [result, record] = [document.createElement('a'), document.createElement('a')]
+  Object.assign(refused, { said, count: 1, row })
   if (said) row.append(`${name}: ${said}`)
   else {
     link(result, blob, name, name)
@@ -179,6 +198,7 @@ $('again').onclick = () => {
 }
 $('stop').onclick = () => {
   queue = []
+  job.stopping = true
   $('left').textContent = 'Stopping …'
   engine.postMessage({ stop: true })
 }
@@ -188,7 +208,7 @@ for (const [kind, over] of [['dragover', true], ['dragleave', false], ['drop', f
   document.addEventListener(kind, event => {
     event.preventDefault()
     $('drop').classList.toggle('over', over)
-    if (kind === 'drop') take(event.dataTransfer.files)
+    if (kind === 'drop') drop(event.dataTransfer)
   })
 }
 window.addEventListener('beforeunload', event => { if (busy) event.preventDefault() })

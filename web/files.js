@@ -2,7 +2,7 @@
 import { firstBytes } from './nifti.js'
 import { DataError } from './scan.js'
 
-const DICOM = 'is DICOM; make NIfTI of its folder first, with dcm2niix or MRIcroGL (free), or call'
+const DICOM = 'is DICOM; make NIfTI of its folder first, with dcm2niix or MRIcroGL (free), or give the whole folder to predict.py'
 const ADVICE = [ // how files begin
   ['PK\x03\x04', 'is a zip archive; unpack it first'],
   ['\x1f\x8b', 'is packed by gzip, but not a scan; unpack it first'],

@@ -13,7 +13,8 @@ export function planOf(scan, scales, wish = {}) {
   const { scales: inside, throughPlane: across } = choicesOf(scan, scales)
   if (scan.isPicture) return planOfPicture(scan, inside, wish)
   const plane = planeOf(scan), [distance, pixel] = thickness(scan, plane)
-  const voxels = `slices ${g(distance, 3)} mm apart, pixels of ${g(pixel, 3)} mm`
+  const smaller = thickness(scan, plane, true)[1], square = pixel < 1.02 * smaller ? '' : `${g(smaller, 3)} x `
+  const voxels = `slices ${g(distance, 3)} mm apart, pixels of ${square}${g(pixel, 3)} mm`
   const plan = (scale, through, words, voxelSize = 0) => ({ plane, scale, through, voxelSize, words: `${voxels}: ${words}` })
   if (wish.voxelSize) return planOfSize(scan, [distance, pixel], inside, across, wish.voxelSize, plan)
   if (wish.scale) {
@@ -24,7 +25,6 @@ export function planOf(scan, scales, wish = {}) {
     const factor = Math.max(...across.filter(n => n <= wish.throughPlane))
     return plan(1, factor, `${factor} slices of each, ${g(distance / factor, 3)} mm apart`)
   }
-  const smaller = thickness(scan, plane, true)[1]
   const factor = Math.max(1, ...inside.filter(s => pixel / s >= FINE && smaller / s >= FINEST)), fine = pixel / factor
   const single = scan.layout([plane, false]).slices.n === 1 // nothing is known of how thick it is
   const through = Math.max(1, ...across.filter(n => n <= THICK * distance / fine && !single))
@@ -41,7 +41,7 @@ export function planOf(scan, scales, wish = {}) {
 /** Why a scan stays as it is. coarse: other weights would make something of it. */
 function nothingDone(inside, across, pixel, coarse) {
   const least = Math.min(...inside)
-  if (!coarse) return `nothing to gain, it is as fine as anything that was measured (×${least} would make ${g(pixel / least, 2)} mm of them, a guess)`
+  if (!coarse) return `nothing to gain: pixels below ${2 * FINE} mm are fine enough, and slices that are not twice as thick as their pixels (×${least} would make ${g(pixel / least, 2)} mm of them)`
   return `these weights make pixels ${listed(inside)} times as fine, and ${listed(across)} slices of each, which is too much for it (×${least} does it all the same)`
 }
 
@@ -67,7 +67,7 @@ function planOfSize(scan, [distance, pixel], inside, across, size, plan) {
   let words = done.join(', ')
   if (Math.max(pixel / factor, distance / through) > 1.3 * size) words += '; finer than the network can make, the rest is interpolated'
   const long = scan.dims.slice(0, 3).map((n, i) => n * scan.ownSizes[i]), made = long.map(mm => mm / Math.max(1, rint(mm / size)))
-  if (made.some(mm => Math.abs(mm - size) > 0.02 * size)) words += `; as the outer edges stay, voxels become ${made.map(mm => g(mm, 3)).join(' x ')} mm`
+  if (made.some(mm => Math.abs(mm - size) > 0.001 * size)) words += `; as the outer edges stay, voxels become ${made.map(mm => g(mm, 4)).join(' x ')} mm`
   return plan(factor, through, words + guess(factor > 1 ? pixel / factor : 9), size)
 }
 

@@ -1,6 +1,9 @@
 // Before and after: two canvases with a line between them, slices, planes, keys. engine.js makes the pictures.
 const $ = id => document.getElementById(id)
 
+// What lies at the left, right, top and bottom edge of a slice, as in evaluation/figures.py: of the patient.
+const EDGES = { axial: 'LRAP', coronal: 'LRSI', sagittal: 'PASI' }
+
 /** ask(view): wants a picture of {plane, s, smooth, errors}, which `draw` then gets. */
 export class Viewer {
   constructor(ask) {
@@ -26,6 +29,7 @@ export class Viewer {
     this.places = Object.fromEntries(Object.entries(planes).map(([name, n]) => [name, n >> 1]))
     $('slice-label').hidden = $('planes').hidden = $('hint').hidden = picture
     $('errors-label').hidden = !errors
+    for (const edge of document.querySelectorAll('.edge')) edge.hidden = picture
     $('errors').checked = false
     $('planes').replaceChildren($('planes').firstElementChild, ...Object.keys(planes).map(name => {
       const label = document.createElement('label'), radio = document.createElement('input')
@@ -40,6 +44,7 @@ export class Viewer {
   /** Look at another plane. */
   turn(plane) {
     this.plane = plane
+    document.querySelectorAll('.edge').forEach((edge, i) => { edge.textContent = EDGES[plane][i] })
     Object.assign($('slice'), { max: this.planes[plane] - 1 })
     $('slice').value = this.places[plane]
     this.look()

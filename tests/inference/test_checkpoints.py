@@ -44,7 +44,9 @@ def refused(path) -> str:
 
 def test_what_is_no_checkpoint_is_refused(tiny, tmp_path):
     assert "no such file" in refused(tmp_path / "none.pt")
-    assert "not a file" in refused(tmp_path)
+    assert f"is a folder; give the weights in it, such as {tmp_path / 'best.pt'}" in refused(
+        tmp_path
+    )
     with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
         archive.writestr("notes.txt", "a zip file, but no checkpoint")
     whole = tiny.read_bytes()

@@ -24,9 +24,9 @@ def test_labels_come_to_the_grid_of_the_result_and_stay_labels(tmp_path, scan, u
     labels = save_labels(tmp_path / "seg.nii.gz", image)
     arguments = ("--labels", tmp_path / "seg.nii.gz", "-o", tmp_path / "out")
     assert upscale(path, *way, *arguments)[0] == 0
-    (name,) = (tmp_path / "out").glob("seg_*.nii.gz")
+    (name,) = (tmp_path / "out").glob("*_seg_*.nii.gz")
     found = nib.load(name)
-    other = nib.load(name.with_name(name.name.replace("seg", "p1_T1w")))
+    other = nib.load(name.with_name(name.name.replace("_seg", "")))
     assert found.shape == other.shape != image.shape
     np.testing.assert_allclose(found.affine, other.affine)
     values = np.asarray(found.dataobj)

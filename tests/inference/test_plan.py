@@ -102,7 +102,7 @@ def test_what_is_asked_for_is_done_and_doubts_are_said():
 
 
 def test_voxels_that_cannot_have_the_wanted_size_are_said():
-    for shape, said in (((60, 60, 40), ""), ((60, 60, 5), "voxels become 2 x 2 x 1.88 mm")):
+    for shape, said in (((60, 60, 40), ""), ((60, 60, 5), "voxels become 2 x 2 x 1.875 mm")):
         words = plan_of(scan_of((1, 1, 3), shape), EVERY_SCALE, voxel_size=2).words
         assert (said in words) and ("edges stay" in words) == bool(said)
 

@@ -171,6 +171,20 @@ def test_simulation_scores_a_volume(tmp_path, run, brain, capsys):
     assert "whole volume" in out and "kspace" in out
 
 
+def test_a_report_is_one_page_of_all_that_was_given(tmp_path, run):
+    for name, n, size in (("fine", 26, 1.0), ("coarse", 26, 2.0), ("odd", 20, 2.0)):  # 20: so small
+        data = blob((n, n, 24)).astype(np.int16)
+        save_volume(tmp_path / "in" / f"{name}.nii.gz", data, (size,) * 3)
+    (tmp_path / "in" / "bad.png").write_text("no picture")
+    assert run(tmp_path / "in", "--report", "--figure", "--output", tmp_path / "out") == 1
+    page = (tmp_path / "out/report.html").read_text()
+    assert "2 results" in page and page.count("<img") == 2 and "Not for clinical use" in page
+    assert page.index("odd_x2") < page.index("coarse_x2")  # what needs a look comes first
+    assert page.index("Inputs without a result") < page.index("nothing to gain")
+    assert "bad.png" in page
+    assert "<script" not in page and "http" not in page.replace("http-equiv", "")
+
+
 def test_the_noise_of_a_simulated_slice_is_its_own(tmp_path, run):
     nib.save(nib.Nifti1Image(blob((24, 20, 5)).astype(np.float32), np.eye(4)), tmp_path / "a.nii")
     found = []

@@ -7,7 +7,7 @@ from conftest import save_weights
 
 from inference import Upscaler
 from inference.checkpoints import load_checkpoint, save_checkpoint
-from training.join_weights import joined
+from training.join_weights import joined, one_of
 from utils import DataError, UsageError
 
 SMALL = {"channels": 4, "blocks": 2, "half": 1, "estimator": True, "error_head": True}
@@ -37,6 +37,17 @@ def test_each_scale_is_enlarged_as_by_its_own_network(parts, scale, which, dista
     lr, size = torch.from_numpy(slices)[:, None], found[0].shape[1:]
     plain = torch.nn.functional.interpolate(lr, size, mode="bicubic")[:, 0]
     assert np.abs(found[0] - plain.numpy()).max() > 0.01
+
+
+def test_each_network_comes_out_again_to_be_trained_on(parts):
+    both = load_checkpoint(parts[2])
+    for path, scales in ((parts[0], [(2, 2)]), (parts[1], [(3, 1), (4, 1)])):
+        wanted = load_checkpoint(path)
+        found = one_of(both, scales)
+        assert (found["arch"], found["scales"]) == (wanted["arch"], wanted["scales"])
+        assert found["model"].keys() == wanted["model"].keys()
+        assert all(torch.equal(v, wanted["model"][k]) for k, v in found["model"].items())
+        assert one_of(wanted, scales) is wanted
 
 
 def test_a_scale_is_in_one_of_them(parts):

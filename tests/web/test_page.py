@@ -357,7 +357,7 @@ def test_what_cannot_be_done_is_said_in_one_line_with_the_way_out(page, tmp_path
     write_scan(tmp_path / "fine.nii", real_slices(), np.diag([1, 1, 1, 1]))
     for name, *words in (
         ("photo.png", "colour picture", "grey"),
-        ("IM0001", "DICOM", "dcm2niix", "predict.py IM0001"),
+        ("IM0001", "DICOM", "dcm2niix", "the whole folder to predict.py"),
         ("notes.nii", "NIfTI", "PNG"),
         ("aseg.nii.gz", "segmentation", "predict.py aseg.nii.gz"),
         ("fmri.nii.gz", "20 volumes", "predict.py fmri.nii.gz"),
