@@ -183,8 +183,8 @@ def simulation_figure(
     errors = [error_panel(x, name, tall, limit) for name, x in maps.items()]
     if expected is None:
         gain = dict(palette="RdBu", low=-limit, high=limit)
-        last = Panel(before - after, "first minus second", tall, **gain)
-        bars = {errors[0]: "absolute error", last: "farther, nearer than bicubic"}
+        last = Panel(before - after, "better or worse", tall, **gain)
+        bars = {errors[0]: "absolute error", last: "worse (red), better (blue)"}
     else:
         last = error_panel(expected, "expected error", tall, limit)
         bars = {errors[0]: "absolute error"}
