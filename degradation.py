@@ -671,7 +671,7 @@ def transfer_along(kernel: str, factor: int, width: float, enlarged: float = 1.0
 @lru_cache(maxsize=8)
 def candidates(scale: Scale) -> tuple[list[str], np.ndarray]:
     """Words for point spreads, and their descriptions, (n, 2 AXIS)."""
-    names = {f"made like {name}": name for name in FIXED}
+    names = {f"shrunk like {name}": name for name in FIXED}
     names |= {f"blurred by {w / 10:g} pixel{'s' * (w != 10)}": f"blur-{w / 10}"
               for w in range(5, 33)}  # fmt: skip
     names |= {f"zero-filled by {f / 10:g}": f"zerofill-{f / 10}" for f in range(12, 22, 2)}
@@ -680,7 +680,7 @@ def candidates(scale: Scale) -> tuple[list[str], np.ndarray]:
     if 1 in scale:
         names = {f"slices {w / 10:g} times as thick as they are apart": f"slab-{w / 10}"
                  for w in (6, 7, 8, 12, 13)}  # fmt: skip
-        names["slices about as thick as they are apart"] = "slab-1"
+        names["slices without gaps"] = "slab-1"
     described = describe_degradation([parse_degradation(name) for name in names.values()], scale)
     return list(names), described[:, : 2 * AXIS].numpy()
 
@@ -691,7 +691,7 @@ def words_of(description: torch.Tensor, scale: Scale) -> str:
     names, known = candidates(scale)
     words = [names[int(((known - numbers[: 2 * AXIS]) ** 2).sum(1).argmin())]]
     noise = 0.1 * (10 ** (2 * max(0.0, numbers[NOISE])) - 1)  # in per cent
-    words.append(f"noise {float(f'{noise:.1g}'):g} %" if noise >= 0.3 else "no noise to speak of")
+    words.append(f"noise {float(f'{noise:.1g}'):g} %" if noise >= 0.3 else "hardly any noise")
     quality = 100 - 50 * numbers[JPEG]
     words.append(f"compressed like JPEG {quality:.0f}" if quality < 92 else "no compression")
     words += ["denoised"] if numbers[DENOISED] > 0.5 else []

@@ -56,10 +56,10 @@ def test_different_degradations_have_different_descriptions():
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("bicubic", "made like bicubic, no noise to speak of, no compression"),
-        ("rician-10+median", "made like bicubic, noise 10 %, no compression, denoised"),
-        ("kspace+jpeg-60", "made like kspace, no noise to speak of, compressed like JPEG 60"),
-        ("sharpen-150", "sharpened by 150 %, no noise to speak of, no compression"),
+        ("bicubic", "shrunk like bicubic, hardly any noise, no compression"),
+        ("rician-10+median", "shrunk like bicubic, noise 10 %, no compression, denoised"),
+        ("kspace+jpeg-60", "shrunk like kspace, hardly any noise, compressed like JPEG 60"),
+        ("sharpen-150", "sharpened by 150 %, hardly any noise, no compression"),
     ],
 )
 def test_words(name, words):

@@ -23,7 +23,7 @@ export function wordsOf(found, scale, { candidates, entries }) {
   const apart = described.map(line => line.split(' ').reduce((sum, x, i) => sum + (x - found[i]) ** 2, 0))
   const words = [names[apart.indexOf(Math.min(...apart))]]
   const noise = 0.1 * (10 ** (2 * Math.max(0, found[entries.noise])) - 1) // in per cent
-  words.push(noise >= 0.3 ? `noise ${Number(noise.toPrecision(1))} %` : 'no noise to speak of')
+  words.push(noise >= 0.3 ? `noise ${Number(noise.toPrecision(1))} %` : 'hardly any noise')
   const quality = 100 - 50 * found[entries.jpeg]
   words.push(quality < 92 ? `compressed like JPEG ${quality.toFixed()}` : 'no compression')
   if (found[entries.denoised] > 0.5) words.push('denoised')

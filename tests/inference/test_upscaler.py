@@ -180,13 +180,13 @@ def test_what_is_said_and_what_is_found_are_both_told_where_they_differ(tmp_path
     lr = degrade(real_slices[1:2], "bicubic")[0, 0]
     Image.fromarray((lr * 255).byte().numpy()).save(tmp_path / "a.png")
     options = (tmp_path / "a.png", "--weights", tmp_path / "a.pt", "--no-figure")
-    both = "was said to be zerofill-2; found instead: made like bicubic"
+    both = "was said to be zerofill-2; found instead: shrunk like bicubic"
     for name, words in (("zerofill-2", both), ("bicubic", "")):
         status, _, errors = cli(predict.main, *options, "--degradation", name)
         assert status == 0 and words in errors and bool(words) == ("said to be" in errors)
         about = read_record(tmp_path / "a_x4.json")
         assert any("said to be" in line for line in about["Warnings"]) == bool(words)
-    assert "found made like bicubic" in cli(predict.main, *options)[1]
+    assert "found shrunk like bicubic" in cli(predict.main, *options)[1]
 
 
 @pytest.mark.parametrize("value", [500.0, np.nan])
