@@ -114,9 +114,10 @@ def as_table(lines: list[list[str]]) -> str:
 
 def note_legend(table: str) -> None:
     """Say what the columns of a `metrics_table` are, of those that it has."""
-    head = table.partition("\n")[0]
+    head, _, first, *_ = table.splitlines()
     note("mean ± sd over subjects")
     if "in brain" in head:
         note("in brain: where the truth is above 5 % of white")
     if "below" in head:
-        note("below: share of slices below bicubic")
+        what = "volumes below cubic" if first.startswith("cubic") else "slices below bicubic"
+        note(f"below: share of {what}")
