@@ -289,9 +289,8 @@ def write_labels(task: Task, new) -> Path:
         for n, m in zip(labels.stored.shape, new.stored.shape[:3])
     ]
     enlarged = labels.resampled(labels.stored[np.ix_(*nearest)])
-    name = stem(labels.path)  # behind that of the scan, if it does not begin with it
-    name = name if name.startswith(task.job.name) else f"{task.job.name}_{name}"
-    return scans.write(enlarged, task.job.folder / f"{name}_{task.label}")
+    own = stem(labels.path).removeprefix(task.job.name).strip("_") or "labels"
+    return scans.write(enlarged, task.job.folder / f"{task.job.name}_{task.label}_{own}")
 
 
 def tell(task: Task, about: dict) -> None:
@@ -497,7 +496,7 @@ def main(argv=None):
         warn("what is said of the degradation only projects: these weights cannot be told")
 
     # Of several inputs: my share, without what is finished.
-    every, batch, counts = jobs, any(job.batch for job in jobs), Counter()
+    every, mine, batch, counts = jobs, jobs, any(job.batch for job in jobs), Counter()
     torchrun = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if batch:
         share, of = args.shard or torchrun
@@ -512,19 +511,24 @@ def main(argv=None):
     # Closed here: threads that the garbage collector must end can wait for one another for ever.
     with closing(enlarge_all(jobs, upscaler, args, figure)) as found:
         scores, left = run_jobs(jobs, found, args, batch and torchrun[0] == 0, counts)
-    counts["failed"] += missing
+    counts["failed"] += len(missing)
     if batch:
         words = ", ".join(f"{n} {what}" for what, n in counts.items() if n) or "nothing to do"
         where = {str(job.output) for job in jobs}
         note(words + (f"; results in {', '.join(sorted(where))}" if where else ""))
-    if args.report:
-        from evaluation.report import write_report
-
-        for folder in sorted({str(job.output) for job in every}):
-            note(f"written: {write_report(Path(folder), left.get(folder, []))}")
+    if args.report:  # of several workers each knows its own alone
+        write_reports(every, missing, left if len(mine) == len(every) else {})
     if scores and not args.json:
         print_scores(scores, args.degradation or "bicubic")
     return 1 if counts["failed"] else 0
+
+
+def write_reports(jobs, missing: list, left: dict) -> None:
+    """A page of all results for each output folder. left: of `run_jobs`."""
+    from evaluation.report import write_report
+
+    for folder in sorted({str(job.output) for job in jobs}):
+        note(f"written: {write_report(Path(folder), missing + left.get(folder, []))}")
 
 
 def run_jobs(jobs, found, args, bar: bool, counts: Counter) -> tuple[list[dict], dict]:

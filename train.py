@@ -41,6 +41,7 @@ from evaluation.scoring import (
 from inference import Upscaler
 from inference.checkpoints import load_checkpoint, save_checkpoint
 from inference.tiling import tune_malloc
+from scans.listing import SPLITS
 from scans.subjects import person_key
 from training import run_folder
 from training.batches import Options, Stock, training_batch
@@ -227,6 +228,7 @@ def main(argv=None) -> int:
     restarted = restarts() > 0
     if job() and args.run:
         restarted |= run_folder.read_config(args.run).get("job") == job()
+    restarted &= not args.dry_run
     run, scratch = Path(args.run or ""), tempfile.TemporaryDirectory()
     if is_chief() and not args.resume:
         named = Path(scratch.name, "run") if args.dry_run else args.run
@@ -255,6 +257,12 @@ def load_data(args, seen=()):
     parts, fingerprint = chief_first(
         lambda: dataset.load_parts(**options, workers=args.workers, quiet=quiet, seen=seen)
     )
+    inside = Path(args.data or dataset.OWN_DATA).absolute()
+    others = [p.name for p in inside.parent.glob("*/") if p.name.lower() in SPLITS]
+    others = [name for name in others if name != inside.name]
+    if is_chief() and inside.name.lower() in SPLITS and others:
+        words = f"{' and '.join(others)} beside it stays out; --data {inside.parent} takes both"
+        warn(f"{args.data}: {words}")
     if not len(parts["train"]):
         raise DataError(f"{args.data}: all subjects are in its test folder; too few for train")
     if args.dry_run:
@@ -488,7 +496,7 @@ def train(args, device, run: Path, resuming: bool) -> int:
             unwritten = []
         if stopping:
             bar.close()
-            if is_chief():
+            if is_chief() and not args.dry_run:
                 print(f"stopped at iteration {done}; go on with:")
                 print(f"  python train.py --resume {run_folder.quoted(run)}")
             return 128 + stopping

@@ -41,6 +41,7 @@ def write_report(folder: Path, left=()) -> Path:
         *(article(path, record, folder) for path, record in found),
         "</html>\n",
     ]
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.html"
     with atomic_write(path, "w") as file:
         file.write("\n".join(parts))

@@ -88,7 +88,7 @@ class Job:
 
 
 def find_jobs(paths, output=None, series: str | None = None, force: bool = False):
-    """What there is to do, each input once: (list of Jobs, how many of the paths are missing).
+    """What there is to do, each input once: (list of Jobs, what is said of paths that are missing).
 
     Raises DataError if all are, and UsageError.
 
@@ -114,15 +114,15 @@ def find_jobs(paths, output=None, series: str | None = None, force: bool = False
             image = pixels if pixels.exists() else image
         for root, scan, bids in scans_below(image, series, force, alone=len(given) == 1):
             found.setdefault((os.path.realpath(scan.path), scan.series), (image, root, scan, bids))
-    for text in missing:
-        words = no_such(text, paths)
+    missing = [no_such(text, paths) for text in missing]
+    for words in missing:
         if not found:
             raise DataError(words)
         warn(f"skipped: {words}")
     folders = {image for image, *_ in found.values() if image.is_dir()}
     single = len(found) == 1 and all(scan.path in folders for _, _, scan, _ in found.values())
     batch = len(found) + len(missing) != 1 or (bool(folders) and not single)
-    return name_jobs(list(found.values()), output, batch, bool(series)), len(missing)
+    return name_jobs(list(found.values()), output, batch, bool(series)), missing
 
 
 def expanded(paths) -> list[str]:

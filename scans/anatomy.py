@@ -17,11 +17,11 @@ WORDS = {
     r"|wmparc|ribbon|[a-z]*atlas(?:es)?|parcellations?",
     "derivatives": r"derivatives",
     BOLD: r"bold|boldref|sbref|func|fmri|rs-?fmri|epirt",
-    FIELD: r"fmap|[a-z]*field[-_ ]?map[a-z]*|(?:3d)?[tr]?b[01][-_ ]?map|phase|phasediff|pha|topup"
+    FIELD: r"fmap|[a-z]*field[-_ ]?map[a-z]*|(?:3d)?[tr]?b[01][-_ ]?map|phase|phasediff|pha"
     r"|field[-_ ]?coeff?s?|part-(?:real|imag)|(?<=[-_])(?:ph|real|imag|imaginary)(?=[-_ ]?\d*$)",
-    "diffusion series": r"dwi|dti|dmri|diffusion|diff|adc|tracew?|fa(?!\d)",
+    "diffusion series": r"dwi|dti|(?<!\d)dmri|diffusion|diff|adc|tracew?|fa(?!\d)",
     PERFUSION: r"[a-z]*asl|perf|perfusion|m0scan|r?cb[fv]|mtt|ttp|tmax",
-    OTHER: r"pet|spect|mrsi?|spectroscopy|(?<=[-_])ct(?=\d*$)",
+    OTHER: r"pet|spect(?!\d)|mrsi?|spectroscopy|(?<=[-_])ct(?=\d*$)",
 }
 WORDS = {
     kind: re.compile(rf"(?<![A-Za-z])(?:{words})\d*(?![A-Za-z])", re.I)
@@ -31,14 +31,14 @@ WORDS = {
 NAMES = {
     "masks or segmentations": re.compile(r"(?<![A-Za-z])(?:lesions?|rois?)(?![A-Za-z])", re.I),
     "tissue maps": re.compile(
-        r"(?:m0?w|rw?|w)[cp][1-6](?=[A-Za-z])|[cp][1-6](?=sub-)|_pve(?:seg)?_?\d?$|^tpm(?![a-z])",
-        re.I,
+        r"(?<![A-Za-z\d])(?:(?:m0?w|rw?|w)[cp][1-6](?=[A-Za-z])|[cp][1-6](?=sub-))"
+        r"|(?i:_pve(?:seg)?_?\d?$|^tpm(?:_\d+)?$)"
     ),
 }
-# Of volumes alone: what SPM, FSL and their kin call them, and what SPM and AFNI write into headers.
+# Of volumes alone: whole names as SPM and FSL give them, and what SPM and AFNI write into headers.
 STATISTIC_NAMES = re.compile(
-    r"(?<![a-z])(?:[ztfp]stats?|(?:var)?copes?|betas?|spm[tfp]|stats|unthresh)\d*(?![a-z])"
-    r"|(?<=[-_])(?:z|t|zmap|tmap)$", re.I
+    r"(?:un)?(?:thresh_)?(?:[ztf]stat|(?:var)?cope|beta|spm[tfp])_?\d+"
+    r"|(?:.*[-_])?(?:[zt]map|unthresh)", re.I
 )  # fmt: skip
 STATISTIC_HEADERS = re.compile(rb"SPM\{|spm_spm:|SPM contrast|^Contrast \d|_score of contrast")
 # Folders of BIDS, as it spells them: CT may be a class.
@@ -53,10 +53,10 @@ def why_not_anatomy(path, folders=None, series=None) -> str:
     folder down; None: the one that the file is in. series: of a DICOM file, `dicom.Series`.
     """
     path = Path(path)
-    if path.name in ("brainmask.mgz", "brainmask.mgh"):  # FreeSurfer's stripped T1 has this name
-        return ""
     folders = (path.absolute().parent.name,) if folders is None else folders
     name = f"{series.about} {series.number}" if series else stem(path)
+    if path.name in ("brainmask.mgz", "brainmask.mgh"):  # so FreeSurfer calls its stripped T1
+        name = ""
     for kind, words in WORDS.items():
         if words.search(name) or any(words.fullmatch(folder) for folder in folders):
             return kind
@@ -67,7 +67,7 @@ def why_not_anatomy(path, folders=None, series=None) -> str:
     if series:
         return kind_by_tags(series.tags)
     found = kind_by_tags(read_json(path.with_name(f"{stem(path)}.json"))) or kind_by_header(path)
-    return found or (STATISTICS if STATISTIC_NAMES.search(stem(path)) else "")
+    return found or (STATISTICS if STATISTIC_NAMES.fullmatch(stem(path)) else "")
 
 
 def kind_by_tags(tags: dict) -> str:

@@ -3,6 +3,7 @@ is deleted."""
 
 import hashlib
 import os
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -42,9 +43,10 @@ def fingerprint(scans: list[ScanFile], root, cache=None, remember=True) -> str:
         now = time.time()
         changes = list(pool.map(last_change, files))
         known = Path(cache or ".", f"{digest(b'%d %d %d' % c for c in changes)}.digest")
-        with suppress(OSError):
-            if cache:
-                return known.read_text()
+        with suppress(OSError, ValueError):
+            key = known.read_text() if cache else ""
+            if re.fullmatch("[0-9a-f]{16}", key):
+                return key
         key = digest(pool.map(file_signature, files))
     # A file that was just written could be written again within the same tick of the clock.
     settled = max(max(change[1:]) for change in changes) < (now - SETTLED) * 1e9

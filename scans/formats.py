@@ -44,8 +44,12 @@ def is_result(path: Path) -> bool:
     """Whether predict.py wrote a file, as the record beside each result says, or train.py."""
     if path.name in ("loss.png", "examples.png") and path.with_name("log.csv").exists():
         return True
-    name = re.sub("_(figure|error|superresError)$", "", stem(path))
-    return "SourceSHA256" in read_json(path.with_name(f"{name}.json"))
+    name = own = re.sub("_(figure|error|superresError)$", "", stem(path))
+    while "_" in name and not path.with_name(f"{name}.json").exists():
+        name = name.rpartition("_")[0]
+    record = read_json(path.with_name(f"{name}.json"))
+    listed = name == own or path.name in (record.get("Results") or ())  # a label map has no other
+    return "SourceSHA256" in record and listed
 
 
 def kind_of(path) -> str:

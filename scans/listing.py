@@ -120,11 +120,6 @@ def training_scans(root, subjects=None, each_file=False, say=warn) -> tuple[list
     """
     root = Path(root)
     scans = files_below(root)
-    others = [p for p in root.absolute().parent.glob("*/") if p.name.lower() in SPLITS]
-    others = [p.name for p in others if p.name != root.name] if root.name.lower() in SPLITS else []
-    if others:
-        words = f"{' and '.join(others)} beside it stays out; --data {root.parent} takes both"
-        say(f"{root}: {words}")
     left = Counter(scan.left_out for scan in scans if scan.left_out)
     if left:
         example = next(scan.path for scan in scans if scan.left_out)

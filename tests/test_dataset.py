@@ -124,7 +124,7 @@ def test_slices_of_two_series_in_one_folder_have_names_of_their_own(tmp_path):
     assert len(set(slices.name)) == len(slices) == 8
 
 
-@pytest.mark.parametrize("settled", [3, -60])
+@pytest.mark.parametrize("settled", [1e6, -60])
 def test_any_changed_byte_of_a_scan_makes_new_slices(tmp_path, monkeypatch, settled):
     """Also where no sample of the file would see it, and though its size and time are as before.
 
@@ -144,6 +144,18 @@ def test_any_changed_byte_of_a_scan_makes_new_slices(tmp_path, monkeypatch, sett
     assert second[1] != first[1]
     i = first[0].name.tolist().index("p1.nii#25")
     assert (second[0][i] == 0).sum() > 1500 > (first[0][i] == 0).sum()
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"\xff\xfe", b"../../../x"], ids=["empty", "bytes", "path"]
+)
+def test_a_damaged_digest_is_made_again(few, monkeypatch, damage):
+    monkeypatch.setattr(cache, "SETTLED", -60)
+    key = cache.fingerprint(find_scans(few[0]), few[0], "cache")
+    (digest,) = Path("cache").glob("*.digest")
+    assert digest.read_text() == key
+    digest.write_bytes(damage)
+    assert cache.fingerprint(find_scans(few[0]), few[0], "cache") == key == digest.read_text()
 
 
 def test_the_cache_of_a_training_that_runs_for_weeks_is_kept(few, monkeypatch):

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 from made_files import blob, save_volume
 
+from scans.formats import is_result
+
 
 @pytest.fixture
 def scan(tmp_path):
@@ -24,7 +26,7 @@ def test_labels_come_to_the_grid_of_the_result_and_stay_labels(tmp_path, scan, u
     labels = save_labels(tmp_path / "seg.nii.gz", image)
     arguments = ("--labels", tmp_path / "seg.nii.gz", "-o", tmp_path / "out")
     assert upscale(path, *way, *arguments)[0] == 0
-    (name,) = (tmp_path / "out").glob("*_seg_*.nii.gz")
+    (name,) = (tmp_path / "out").glob("*_seg.nii.gz")
     found = nib.load(name)
     other = nib.load(name.with_name(name.name.replace("_seg", "")))
     assert found.shape == other.shape != image.shape
@@ -37,6 +39,21 @@ def test_labels_come_to_the_grid_of_the_result_and_stay_labels(tmp_path, scan, u
     old = np.floor(places @ to_old[:3, :3].T + to_old[:3, 3] + 0.5 + 1e-6).astype(int)
     old = np.minimum(old, np.array(image.shape) - 1)
     assert (values == labels[tuple(np.moveaxis(old, -1, 0))]).mean() > 0.999
+
+
+def test_labels_with_the_name_of_their_scan_do_not_take_its_place(tmp_path, scan, upscale):
+    """As in data sets with images and labels in folders of their own. Nor are they inputs then."""
+    path, image = scan
+    (tmp_path / "labels").mkdir()
+    save_labels(tmp_path / "labels" / path.name, image)
+    words = ("--scale", 2, "--labels", tmp_path / "labels" / path.name, "-o", tmp_path / "out")
+    assert upscale(path, *words)[0] == 0
+    names = {p.name for p in (tmp_path / "out").glob("*.nii.gz")}
+    assert names == {"p1_T1w_x2.nii.gz", "p1_T1w_x2_labels.nii.gz"}
+    assert len(np.unique(np.asarray(nib.load(tmp_path / "out/p1_T1w_x2.nii.gz").dataobj))) > 9
+    assert all(is_result(tmp_path / "out" / name) for name in names)
+    save_labels(tmp_path / "out/p1_T1w_x2_mine.nii.gz", image)
+    assert not is_result(tmp_path / "out/p1_T1w_x2_mine.nii.gz")
 
 
 def test_labels_on_another_grid_are_refused(tmp_path, scan, upscale):

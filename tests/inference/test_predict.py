@@ -281,6 +281,22 @@ def test_where_nothing_can_be_written_another_folder_is_advised(tmp_path, run, m
         run(picture)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX limits")
+def test_a_full_disk_leaves_no_half_picture_and_no_record(tmp_path, cli, bicubic):
+    import resource
+
+    picture = save(tmp_path / "a.png", ramp(64, 64))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
+    words = ("--weights", bicubic, "--device", "cpu", "--output", tmp_path / "out", "--no-figure")
+    try:
+        status, _, errors = cli(predict.main, picture, *words)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert status == 1 and "cannot be written" in errors and errors.count("\n") == 1
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_an_interrupted_folder_says_how_far_it_came_and_how_to_go_on(
     tmp_path, run, monkeypatch, capsys
 ):

@@ -182,6 +182,8 @@ def test_a_report_is_one_page_of_all_that_was_given(tmp_path, run):
     assert page.index("odd_x2") < page.index("coarse_x2")  # what needs a look comes first
     assert page.index("Inputs without a result") < page.index("nothing to gain")
     assert "bad.png" in page
+    assert run(tmp_path / "in/fine.nii.gz", "--report", "--output", tmp_path / "new") == 0
+    page += (tmp_path / "new/report.html").read_text()  # of nothing, but there
     assert "<script" not in page and "http" not in page.replace("http-equiv", "")
 
 

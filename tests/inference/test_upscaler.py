@@ -77,9 +77,7 @@ def written(folder, data, kind):
 def test_what_is_no_part_of_a_scan_changes_nothing_far_from_it(tmp_path, weights, head, kind):
     """Outliers, padding as of DICOM, a raised background: 50 dB is less than 0.1 dB of a result."""
     up = Upscaler(weights, "cpu")
-    edge = (
-        up.network.receptive_radius + 1
-    )  # the slices_with_neighbours of an outlier is shown without it
+    edge = up.network.receptive_radius + 1  # an outlier's surroundings are shown without it
 
     def enlarge(data):
         scan = scans.read(written(tmp_path, data, kind))

@@ -62,7 +62,8 @@ NAMES = {
     "s01_pve_0": "tissue maps",
     "s01_boldref": BOLD,
     "3DB0Map": FIELD,
-    "s01_topup_fieldcoef": FIELD,
+    "s01_fieldcoef": FIELD,
+    "MPRAGE_topup": "",
     "s01_dmri_T0004": "diffusion series",
     "SPECT": OTHER,
     "atlases/MNI_T1": MASKS,
@@ -70,7 +71,13 @@ NAMES = {
     "spmT_0001": STATISTICS,
     "beta_0003": STATISTICS,
     "pain_unthresh": STATISTICS,
-    "pain_z": STATISTICS,
+    "pain_zmap": STATISTICS,
+    "sub-COPE001_T1w": "",
+    "sub-NDARINVRC1XK9T2_T1w": "",
+    "patient01_3DMRI": "",
+    "AD/pat01_1.5-T": "",
+    "t1_t": "",
+    "sub-SPECT01_T1w": "",
     "con/con_01": "",  # of controls
     "s01_acq-se_T1": "",
     "anat/c2sub-01_T1w": "tissue maps",
@@ -147,6 +154,8 @@ def test_the_description_in_a_header_counts(tmp_path):
 def test_a_stripped_head_of_freesurfer_is_anatomy():
     assert why_not_anatomy("mri/brainmask.mgz") == ""
     assert why_not_anatomy("mri/brainmask.nii.gz") == MASKS
+    folders = ("derivatives", "freesurfer", "sub-1", "mri")
+    assert why_not_anatomy("/".join((*folders, "brainmask.mgz")), folders) == "derivatives"
 
 
 def test_a_dicom_series_of_phase_or_of_ct_is_no_anatomy(tmp_path):
