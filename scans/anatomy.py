@@ -18,7 +18,8 @@ WORDS = {
     "derivatives": r"derivatives",
     BOLD: r"bold|boldref|sbref|func|fmri|rs-?fmri|epirt",
     FIELD: r"fmap|[a-z]*field[-_ ]?map[a-z]*|(?:3d)?[tr]?b[01][-_ ]?map|phase|phasediff|pha"
-    r"|field[-_ ]?coeff?s?|part-(?:real|imag)|(?<=[-_])(?:ph|real|imag|imaginary)(?=[-_ ]?\d*$)",
+    r"|topup[-_](?:field|coeff?)[-a-z]*|field[-_ ]?coeff?s?|part-(?:real|imag)"
+    r"|(?<=[-_])(?:ph|real|imag|imaginary)(?=[-_ ]?\d*$)",
     "diffusion series": r"dwi|dti|(?<!\d)dmri|diffusion|diff|adc|tracew?|fa(?!\d)",
     PERFUSION: r"[a-z]*asl|perf|perfusion|m0scan|r?cb[fv]|mtt|ttp|tmax",
     OTHER: r"pet|spect(?!\d)|mrsi?|spectroscopy|(?<=[-_])ct(?=\d*$)",
@@ -38,7 +39,7 @@ NAMES = {
 # Of volumes alone: whole names as SPM and FSL give them, and what SPM and AFNI write into headers.
 STATISTIC_NAMES = re.compile(
     r"(?:un)?(?:thresh_)?(?:[ztf]stat|(?:var)?cope|beta|spm[tfp])_?\d+"
-    r"|(?:.*[-_])?(?:[zt]map|unthresh)", re.I
+    r"|(?:.*[-_])?(?:[zt]map|unthresh|varcope)", re.I
 )  # fmt: skip
 STATISTIC_HEADERS = re.compile(rb"SPM\{|spm_spm:|SPM contrast|^Contrast \d|_score of contrast")
 # Folders of BIDS, as it spells them: CT may be a class.

@@ -72,6 +72,8 @@ NAMES = {
     "beta_0003": STATISTICS,
     "pain_unthresh": STATISTICS,
     "pain_zmap": STATISTICS,
+    "pain_varcope": STATISTICS,
+    "topup-coeff-fixed": FIELD,
     "sub-COPE001_T1w": "",
     "sub-NDARINVRC1XK9T2_T1w": "",
     "patient01_3DMRI": "",
