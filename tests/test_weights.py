@@ -3,10 +3,13 @@
 After a new training: python tests/test_weights.py prints what RECORDED must hold.
 """
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
-from conftest import slices_of_person
+from conftest import ROOT, pixels, slices_of_person
 
 import modules
 from degradation import degrade, scale_name
@@ -64,6 +67,18 @@ def test_shipped_weights_gain_what_was_recorded(up, scale):
 def test_a_flat_slice_stays_flat_up_to_its_corners(up, scale):
     found = up(np.full((1, 25, 30), 0.5, np.float32), scale)
     assert abs(found - 0.5).max() < 0.005
+
+
+def test_what_the_command_line_gives_by_itself_is_within_two_grey_levels(tmp_path):
+    """In a process of its own, where products may be of bf16, as all other tests have none."""
+    found = []
+    for words in ((), ("--no-bf16",)):
+        command = [sys.executable, ROOT / "predict.py", ROOT / "readme_resources/slice.png"]
+        folder = tmp_path / str(len(found))
+        subprocess.run([*command, "-o", folder, "--no-figure", *words], check=True)
+        found.append(pixels(folder / "slice_x4.png").astype(int))
+    off = abs(found[0] - found[1])
+    assert off.max() <= 2 and (off > 1).mean() < 0.001 and found[0].std() > 30
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def test_all_rows_see_the_same_low_resolution_slices(adni, capsys):
     assert list(tables) == list(names)
     for name, found in tables.items():
         for metric in ("mse", "psnr", "psnr_brain", "ssim", "lr_rmse", "power_ratio"):
-            same = pytest.approx(found["bicubic"][metric]["mean"])
+            same = pytest.approx(float(found["bicubic"][metric]["mean"]))
             assert found[str(path)][metric]["mean"] == same
         if name in ("bilinear", "kspace", "blur-2"):  # noise is another for each slice
             assert_equal(found["bicubic"], by_hand(adni / "test", bicubic, name))

@@ -442,7 +442,7 @@ def test_a_damaged_run_folder_is_one_clear_error(run, damage):
         shutil.copy(run / "best.pt", run / "last.pt")
     with pytest.raises(DataError) as error:
         train.main(["--resume", "run"])
-    named = "last.pt" if damage in ("no last", "last") else "run"
+    named = "last.pt" if damage in ("no last", "last", "best") else "config.json"
     assert named in str(error.value) and "\n" not in str(error.value)
 
 
