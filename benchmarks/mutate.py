@@ -308,10 +308,15 @@ def main() -> int:
             if not tests_pass(clone, tests):
                 print(f"left out, as they fail without any fault: {tests}", flush=True)
                 faults = [fault for fault in faults if fault[1] != tests]
+        whole = tests_pass(clone, "tests")
+        if not whole:
+            print(
+                "all tests together fail without any fault: only those of a file count", flush=True
+            )
         for number, (file, tests, old, new) in enumerate(faults, 1):
             place, text = clone / file, (clone / file).read_text(encoding="utf-8")
             place.write_text(text.replace(old, new), encoding="utf-8")
-            survived = tests_pass(clone, tests) and tests_pass(clone, "tests")
+            survived = tests_pass(clone, tests) and (not whole or tests_pass(clone, "tests"))
             place.write_text(text, encoding="utf-8")
             alive += [f"{file}: {old!r} -> {new!r}"] * survived
             words = "SURVIVED" if survived else "noticed"

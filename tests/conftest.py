@@ -50,6 +50,17 @@ def _in_fp32(monkeypatch):
     monkeypatch.setattr("inference.upscaler.bf16_works", lambda: False)
 
 
+@pytest.fixture(autouse=True)
+def _leave_the_chip_alone():
+    """bf16_works() may limit the chip's instructions for programs that begin later: what these
+    compute would no longer equal what this process does."""
+    before = os.environ.get("ONEDNN_MAX_CPU_ISA")
+    yield
+    os.environ.pop("ONEDNN_MAX_CPU_ISA", None)
+    if before is not None:
+        os.environ["ONEDNN_MAX_CPU_ISA"] = before
+
+
 @contextlib.contextmanager
 def signals_left_alone():
     """train.main() takes over Ctrl-C and SIGTERM; the test run gets them back."""
