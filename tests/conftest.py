@@ -52,10 +52,12 @@ def _in_fp32(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _leave_the_chip_alone():
-    """bf16_works() may limit the chip's instructions for programs that begin later: what these
-    compute would no longer equal what this process does."""
-    before = os.environ.get("ONEDNN_MAX_CPU_ISA")
+    """bf16_works() may limit the chip's instructions for programs that begin later, and --threads
+    stays: what others compute would no longer equal what this process does."""
+    before, threads = os.environ.get("ONEDNN_MAX_CPU_ISA"), torch.get_num_threads()
     yield
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
     os.environ.pop("ONEDNN_MAX_CPU_ISA", None)
     if before is not None:
         os.environ["ONEDNN_MAX_CPU_ISA"] = before
