@@ -134,7 +134,7 @@ def check(args, parser) -> None:
         parser.error(
             "--simulate is for slices; evaluate.py --scale 4x1 scores what thick ones give"
         )
-    if args.voxel_size is not None and not 0.5 <= args.voxel_size <= 10:
+    if args.voxel_size is not None and not 0.5 <= args.voxel_size <= 10:  # as plan.py has it
         parser.error("--voxel-size takes 0.5 to 10 mm")
     args.images = [str(path) for path in args.images]
     if not any(not p or os.path.lexists(p) or glob.has_magic(p) for p in args.images):

@@ -18,6 +18,7 @@ import os
 import platform
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -141,11 +142,8 @@ def parser_of() -> Parser:
     add("--threads", type=int_between(0, 1024), default=0, help="CPU threads; 0: PyTorch's choice")
     add("--amp", action=optional,
         help="bf16 products, faster where the chip has them  (default: on CUDA)")  # fmt: skip
-    add(
-        "--dry-run",
-        action="store_true",
-        help="one tiny pass of everything, in seconds, of which nothing is kept",
-    )
+    add("--dry-run", action="store_true",
+        help="one tiny pass of everything, in seconds, of which nothing is kept")  # fmt: skip
     return parser
 
 
@@ -229,18 +227,18 @@ def main(argv=None) -> int:
     if job() and args.run:
         restarted |= run_folder.read_config(args.run).get("job") == job()
     restarted &= not args.dry_run
-    run, scratch = Path(args.run or ""), tempfile.TemporaryDirectory()
-    if is_chief() and not args.resume:
-        named = Path(scratch.name, "run") if args.dry_run else args.run
-        run = run_folder.create_run(named, restarted)
-    resuming = bool(args.resume or (restarted and (run / "last.pt").exists()))
-    try:
-        status = train(args, device, run, resuming)
-    finally:
-        scratch.cleanup()
+    scratch = tempfile.TemporaryDirectory() if args.dry_run else nullcontext()
+    with scratch as folder:
+        run = Path(args.run or "")
         if is_chief() and not args.resume:
-            run_folder.discard_run(run)
-        leave_processes()
+            run = run_folder.create_run(Path(folder, "run") if folder else args.run, restarted)
+        resuming = bool(args.resume or (restarted and (run / "last.pt").exists()))
+        try:
+            status = train(args, device, run, resuming)
+        finally:
+            if is_chief() and not args.resume:
+                run_folder.discard_run(run)
+            leave_processes()
     return leave(status)
 
 
@@ -257,18 +255,24 @@ def load_data(args, seen=()):
     parts, fingerprint = chief_first(
         lambda: dataset.load_parts(**options, workers=args.workers, quiet=quiet, seen=seen)
     )
-    inside = Path(args.data or dataset.OWN_DATA).absolute()
-    others = [p.name for p in inside.parent.glob("*/") if p.name.lower() in SPLITS]
-    others = [name for name in others if name != inside.name]
-    if is_chief() and inside.name.lower() in SPLITS and others:
-        words = f"{' and '.join(others)} beside it stays out; --data {inside.parent} takes both"
-        warn(f"{args.data}: {words}")
+    if is_chief() and args.data:
+        warn_of_folders_beside(Path(args.data).absolute())
     if not len(parts["train"]):
         raise DataError(f"{args.data}: all subjects are in its test folder; too few for train")
     if args.dry_run:
         args.iterations, args.epochs, args.batch_size, args.patch_size = 2, None, world(), 8
         parts = {name: evenly_spaced(part, 2) for name, part in parts.items() if len(part)}
     return parts, fingerprint
+
+
+def warn_of_folders_beside(data: Path) -> None:
+    """Say that the test folder of a data set stays out, if only its train folder was given."""
+    if data.name.lower() not in SPLITS:
+        return
+    others = [path.name for path in data.parent.glob("*/") if path.name.lower() in SPLITS]
+    others = " and ".join(name for name in others if name != data.name)
+    if others:
+        warn(f"{data}: {others} beside it stays out; --data {data.parent} takes both")
 
 
 def people_seen(args, run, resuming) -> tuple[list[str], str]:

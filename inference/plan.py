@@ -91,10 +91,8 @@ def nothing_done(inside: list[int], across: list[int], pixel: float, coarse: boo
         words = f"these weights make {', and '.join(known)}, which is too much for it"
         end = "does it all the same"
     else:
-        words = (
-            f"nothing to gain: pixels below {2 * FINE:g} mm are fine enough, and slices that are "
-        )
-        words += "not twice as thick as their pixels"
+        words = (f"nothing to gain: pixels below {2 * FINE:g} mm are fine enough, and slices that "
+                 "are not twice as thick as their pixels")  # fmt: skip
         end = f"would make {pixel / min(inside, default=1):.2g} mm of them"
     return words + (f" (--scale {inside[0]} {end})" if inside else "")
 

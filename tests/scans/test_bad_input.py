@@ -392,7 +392,8 @@ USAGE = {
         --image picture.png --output picture.png; --image picture.png --output result.png;
         --image picture.png --tile 0; --image picture.png --batch-size -1; picture.png --imag;
         --image picture.png --device nonsense; --image picture.png --shard 5/4;
-        --image picture.png --simulate --degradation blur; picture.png --degradation mixed""",
+        --image picture.png --simulate --degradation blur; picture.png --degradation mixed;
+        picture.png --voxel-size 0.2""",
 }
 if not torch.cuda.is_available():
     USAGE = {s: words + "; --device cuda" * (s is train) for s, words in USAGE.items()}

@@ -159,6 +159,14 @@ def test_dry_run_without_data_uses_the_slices_of_the_clone(no_figures, capsys, s
     assert not Path("a").exists()  # the name is free for the real one
 
 
+def test_a_folder_of_train_alone_is_asked_about(small, command, no_figures, cli):
+    """Its test folder would stay out, and a new one be made of what was to be trained on."""
+    for data, said in ((small, False), (small / "train", True), (small / "train" / "AD", False)):
+        words = ["--data", data, *command[2:], "--iterations", "1", "--dry-run"]
+        errors = cli(train.main, *words)[2]
+        assert (f"test beside it stays out; --data {small} takes both" in errors) == said
+
+
 @pytest.mark.parametrize(
     "words",
     [
